@@ -1,0 +1,3 @@
+//! Builds one jail and executes one vmm in it.
+
+fn main() {}

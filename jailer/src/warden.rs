@@ -1,0 +1,75 @@
+//! The warden: what stays of the jailer while the VM lives, and what it says.
+//!
+//! Each message is one packet of JSON on the `control` socket of the [`Plan`](crate::plan::Plan). End of file on that socket
+//! means that the supervisor is gone: the warden kills the vmm, undoes what was built for the VM, and exits.
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Layer;
+
+/// Most bytes in one packet.
+pub const MAX_PACKET_BYTES: usize = 64 * 1024;
+
+/// From the supervisor to the warden.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Command {
+    /// Kill the vmm. Answered by `Ended` and `Cleaned`.
+    Kill,
+}
+
+/// From the warden to the supervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Event {
+    /// The jail could not be built; whatever was built is undone.
+    Refused {
+        /// The layer that failed, if it was one.
+        layer: Option<Layer>,
+        /// What failed, and the remedy.
+        message: String,
+    },
+    /// The jail is complete and the vmm was executed in it.
+    Confined {
+        /// Process id of the vmm in the supervisor's PID namespace.
+        pid: i32,
+        /// When the vmm was executed: microseconds of `CLOCK_MONOTONIC`.
+        at_us: u64,
+        /// What is in force.
+        confinement: Vec<LayerReport>,
+    },
+    /// The vmm ended.
+    Ended {
+        /// How.
+        end: ProcessEnd,
+        /// The same in words; for a violated filter, which and what to do.
+        message: String,
+    },
+    /// Nothing of the VM is left but the warden, which exits now.
+    Cleaned {
+        /// What could not be removed, and why. Empty if all is well.
+        left_behind: Vec<String>,
+    },
+}
+
+/// What became of a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerReport {
+    /// The layer.
+    pub layer: Layer,
+    /// Whether it is in force; otherwise it was given up by name.
+    pub enforced: bool,
+    /// What exactly is in force, in words: the Landlock ABI, the cgroup's path and version, the user id.
+    pub detail: String,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProcessEnd {
+    /// It exited with this code.
+    Exited(i32),
+    /// This signal ended it.
+    Signaled(i32),
+}

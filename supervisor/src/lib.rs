@@ -1,0 +1,1 @@
+//! Prepares, starts, watches and cleans up virtual machines.

@@ -1,0 +1,3 @@
+//! PID 1 of the default guest: runs commands over vsock.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Guest physical memory layout, kernel loaders, ACPI and MP tables.

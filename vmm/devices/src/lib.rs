@@ -1,0 +1,1 @@
+//! Devices of the virtual machine: port and MMIO bus, serial, i8042, virtio.

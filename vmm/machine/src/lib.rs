@@ -1,0 +1,1 @@
+//! The virtual machine on KVM: memory slots, interrupt controller, vCPUs, CPUID templates.

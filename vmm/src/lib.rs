@@ -1,0 +1,1 @@
+//! The virtual machine monitor: one VM, driven over a JSON API socket.

@@ -1,0 +1,3 @@
+//! The virtual machine monitor: one VM, driven over a JSON API socket.
+
+fn main() {}
