@@ -4,5 +4,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cpu_template;
 pub mod event;
 pub mod exit;
