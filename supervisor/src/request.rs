@@ -1,0 +1,72 @@
+//! What a caller asks for, validated: nothing in here refers to anything that exists yet.
+//!
+//! Every type that can be written on a command line has a [`FromStr`], whose error names the value and the remedy.
+
+mod paths;
+mod values;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use stockade_jailer::plan::Layer;
+
+pub use paths::{CopyIn, CopyOut, RootImage};
+pub use stockade_guest_protocol::TerminalSize;
+pub use values::{Cpus, EnvironmentEntry, MemorySize, VmName, parse_layer};
+
+/// Whether a disk image may be changed by the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// The image is shared, and writes go to guest memory and are lost.
+    ReadOnly,
+    /// The image is locked for this virtual machine, and changes stay.
+    ReadWrite,
+}
+
+/// A value that can't be used, and what can be used instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}; {remedy}")]
+pub struct InvalidValue {
+    problem: String,
+    remedy: &'static str,
+}
+
+impl InvalidValue {
+    fn new(problem: impl Into<String>, remedy: &'static str) -> Self {
+        Self { problem: problem.into(), remedy }
+    }
+}
+
+/// One command in one virtual machine that is made for it and gone afterwards.
+#[derive(Debug, Clone)]
+pub struct RunRequest {
+    /// Name of the virtual machine.
+    pub name: VmName,
+    /// Virtual processors.
+    pub cpus: Cpus,
+    /// Memory of the guest.
+    pub memory: MemorySize,
+    /// Kernel to boot; `None` for the default guest's.
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk, with `stockade-agent` as its init; `None` for the default guest's.
+    pub initramfs: Option<PathBuf>,
+    /// Image that the command sees as its root; without it, that is the initramfs.
+    pub root: Option<RootImage>,
+    /// Program and arguments; empty for an interactive shell.
+    pub command: Vec<OsString>,
+    /// Environment of the command, on top of the guest's default.
+    pub environment: Vec<EnvironmentEntry>,
+    /// Working directory of the command, absolute.
+    pub directory: Option<PathBuf>,
+    /// Copied to the guest before the command, in this order.
+    pub copy_in: Vec<CopyIn>,
+    /// Copied from the guest after the command, in this order, whether it succeeded or not.
+    pub copy_out: Vec<CopyOut>,
+    /// The command gets a terminal of this size.
+    pub terminal: Option<TerminalSize>,
+    /// How long the command may take.
+    pub timeout: Option<Duration>,
+    /// Layers of the jail that are given up.
+    pub without: Vec<Layer>,
+}
