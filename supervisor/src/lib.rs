@@ -6,3 +6,4 @@ pub mod images;
 pub mod installation;
 pub mod request;
 pub mod session;
+pub mod transfer;

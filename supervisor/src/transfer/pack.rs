@@ -1,0 +1,98 @@
+//! Packs a file or tree of the host into a tar archive.
+//!
+//! The archive has one top entry, under a name of the caller's choice. Owners become root, whose guest it is; modes, times and
+//! symbolic links are kept. Hard links become files of their own. What is neither file, folder nor link is refused.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use tar::{Builder, EntryType, Header};
+
+/// Why something could not be packed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PackError {
+    /// It can't be read.
+    #[error("read {}", path.display())]
+    Read {
+        /// What.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A socket, fifo or device.
+    #[error("{} is neither a file, a folder nor a symbolic link; leave it out", .0.display())]
+    Special(PathBuf),
+}
+
+/// Packs `source` under the name `top`. A symbolic link as `source` itself is followed.
+pub(super) fn pack(source: &Path, top: &Path, writer: impl Write) -> Result<(), PackError> {
+    let mut builder = Builder::new(writer);
+    let metadata = std::fs::metadata(source).map_err(|error| read_error(source, error))?;
+    append(&mut builder, source, top, &metadata)?;
+    builder.into_inner().and_then(|mut writer| writer.flush()).map_err(|error| read_error(source, error))
+}
+
+fn append(builder: &mut Builder<impl Write>, path: &Path, name: &Path, metadata: &Metadata) -> Result<(), PackError> {
+    let failed = |error| read_error(path, error);
+    let mut header = header(metadata);
+    if metadata.is_dir() {
+        header.set_entry_type(EntryType::Directory);
+        builder.append_data(&mut header, name, io::empty()).map_err(failed)?;
+        for entry in std::fs::read_dir(path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let child = entry.path();
+            let metadata = entry.metadata().map_err(|error| read_error(&child, error))?;
+            append(builder, &child, &name.join(entry.file_name()), &metadata)?;
+        }
+        Ok(())
+    } else if metadata.is_symlink() {
+        header.set_entry_type(EntryType::Symlink);
+        let target = std::fs::read_link(path).map_err(failed)?;
+        builder.append_link(&mut header, name, target).map_err(failed)
+    } else if metadata.is_file() {
+        header.set_entry_type(EntryType::Regular);
+        header.set_size(metadata.len());
+        let mut options = File::options();
+        // A file that was swapped for a fifo meanwhile must not block; a symbolic link was resolved by the caller.
+        let file = options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path).map_err(failed)?;
+        builder.append_data(&mut header, name, Exactly { file, remaining: metadata.len() }).map_err(failed)
+    } else {
+        Err(PackError::Special(path.to_owned()))
+    }
+}
+
+fn header(metadata: &Metadata) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_mode(metadata.mode() & 0o7777);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(metadata.mtime().try_into().unwrap_or(0));
+    header.set_size(0);
+    header
+}
+
+fn read_error(path: &Path, source: io::Error) -> PackError {
+    PackError::Read { path: path.to_owned(), source }
+}
+
+/// Exactly as many bytes of a file as its header says, or an error: a file may shrink or grow while it is read.
+struct Exactly {
+    file: File,
+    remaining: u64,
+}
+
+impl Read for Exactly {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = (&self.file).take(self.remaining).read(buffer)?;
+        if length == 0 && self.remaining > 0 && !buffer.is_empty() {
+            return Err(io::Error::other("the file shrank while it was copied"));
+        }
+        self.remaining = self.remaining.saturating_sub(length.try_into().unwrap_or(u64::MAX));
+        Ok(length)
+    }
+}
