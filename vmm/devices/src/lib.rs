@@ -11,6 +11,9 @@
 pub mod bus;
 pub mod counters;
 pub mod guest_request;
+pub mod legacy;
+pub mod rate_limiter;
+mod sys;
 pub mod virtio;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
