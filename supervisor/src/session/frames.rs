@@ -1,6 +1,6 @@
 //! Frames on the socket: length, then one message in postcard's encoding.
 
-use stockade_guest_protocol::{GuestMessage, HostMessage, MAX_FRAME_BYTES};
+use stockade_guest_protocol::{Frame, GuestMessage, HostMessage};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
@@ -64,7 +64,7 @@ pub(super) async fn read<'a>(
     let mut header = [0; 4];
     socket.read_exact(&mut header).await.map_err(end_of_file_is_lost)?;
     let length = u32::from_le_bytes(header);
-    if !(1..=MAX_FRAME_BYTES).contains(&length) {
+    if !(1..=GuestMessage::MAX_BYTES).contains(&length) {
         return Err(Violation("a frame of a forbidden length").into());
     }
     buffer.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);

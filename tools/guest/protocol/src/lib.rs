@@ -2,26 +2,51 @@
 //!
 //! # Session
 //! The agent connects to [`HOST_PORT`] of the host (CID 2) as soon as it can run commands, and from then on also accepts
-//! sessions on [`GUEST_PORT`]. On every session both sides first send `Hello`; a different major version ends it.
+//! sessions on [`GUEST_PORT`]. On every session both sides first send `Hello`; a different version ends it.
 //! Everything after that belongs to a *channel*, a number that the host picks when it starts something, or to the session.
-//! A session carries any number of channels at once.
+//! A session carries any number of channels at once, up to [`MAX_CHANNELS`].
 //!
 //! # Frames
 //! | bytes | meaning |
 //! |---|---|
-//! | 0..4 | length of the rest, little-endian, 1 to [`MAX_FRAME_BYTES`] |
+//! | 0..4 | length of the rest, little-endian, 1 to the sender's [`Frame::MAX_BYTES`] |
 //! | 4.. | one [`HostMessage`] or [`GuestMessage`] in postcard's encoding, filling the frame exactly |
 //!
-//! A frame that is longer, empty, does not decode, or has bytes left over ends the session.
+//! A frame that is longer, empty, does not decode, or has bytes left over ends the session. [`encode`] and [`Decoder`]
+//! are both directions of this.
 //!
 //! # Flow control
 //! Each stream of a channel (input, output, error) starts with [`WINDOW_BYTES`] of credit. The sender spends a byte of credit
 //! for each byte of data, the receiver grants more as it passes data on, so a reader that stalls stops its own stream and
-//! no other, and neither side ever buffers more than a window a stream. Spending credit that was not granted ends the session.
+//! no other, and neither side ever buffers more than a window a stream. Spending credit that was not granted, and granting
+//! more than a window, ends the session. [`SendCredit`] and [`ReceiveCredit`] keep the books.
+//!
+//! # End of a channel
+//! The guest sends `EndOfOutput` once for `Output` and once for `Error`, then `Ended`; also after the host's `Close`.
+//! A channel that never started (`Ended` with [`End::Failed`] without `Started` before it) has no streams and no
+//! `EndOfOutput`.
+//! What the host has sent for a channel may cross its `Ended` on the way: the agent ignores messages about channels
+//! that it does not know. A channel whose host side is gone is ended with `Signal`.
+//!
+//! The output of a command is over when no process holds it open any more, or [`OUTPUT_GRACE_MS`] after the command itself
+//! has ended: a background process that keeps the output open loses it then, and lives on. Everything that was
+//! written until that moment is delivered.
+//!
+//! # Transfers
+//! Files and trees travel as tar archives on the input stream of [`Task::Receive`] and the output stream of [`Task::Send`];
+//! what goes wrong is told in `Ended`.
 
 #![forbid(unsafe_code)]
 
-use serde::{Deserialize, Serialize};
+mod credit;
+mod frame;
+mod kernel;
+mod message;
+
+pub use credit::{CreditError, ReceiveCredit, SendCredit};
+pub use frame::{Decoder, Frame, FrameError, encode};
+pub use kernel::kernel_command_line;
+pub use message::{Channel, Command, End, GuestMessage, HostMessage, Root, Setup, Stream, Task, TerminalSize};
 
 /// Version of this protocol; both sides must speak the same one.
 pub const VERSION: u32 = 1;
@@ -29,220 +54,11 @@ pub const VERSION: u32 = 1;
 pub const HOST_PORT: u32 = 1024;
 /// vsock port in the guest on which the agent accepts further sessions.
 pub const GUEST_PORT: u32 = 1024;
-/// Most bytes in a frame, after its length field.
-pub const MAX_FRAME_BYTES: u32 = 64 * 1024 + 256;
 /// Most data bytes in one `Data` message.
 pub const MAX_DATA_BYTES: usize = 64 * 1024;
-/// Credit that each stream of a channel starts with.
+/// Credit that each stream of a channel starts with, and the most that it ever has.
 pub const WINDOW_BYTES: u32 = 256 * 1024;
-
-/// Number of a channel, picked by the host and unique in its session until the channel has ended.
-pub type Channel = u32;
-
-/// A stream of a channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Stream {
-    /// Host to guest: standard input.
-    Input,
-    /// Guest to host: standard output, or everything a terminal shows.
-    Output,
-    /// Guest to host: standard error.
-    Error,
-}
-
-/// From the host to the agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum HostMessage<'a> {
-    /// First on every session.
-    Hello {
-        /// The host's [`VERSION`].
-        version: u32,
-    },
-    /// Prepares the guest; at most once, before the first `Start`. Answered by `Ready` or `Refused`.
-    Setup(Setup<'a>),
-    /// Starts something on a new channel. Answered by `Started`, or by `Ended` with [`End::Failed`].
-    Start {
-        /// The new channel.
-        channel: Channel,
-        /// What to start.
-        #[serde(borrow)]
-        task: Task<'a>,
-    },
-    /// Bytes for the input stream.
-    Data {
-        /// The channel.
-        channel: Channel,
-        /// 1 to [`MAX_DATA_BYTES`] bytes, covered by credit.
-        bytes: &'a [u8],
-    },
-    /// The input stream ends here.
-    EndOfInput {
-        /// The channel.
-        channel: Channel,
-    },
-    /// Nobody reads this output stream any more: the command is to see a broken pipe.
-    Close {
-        /// The channel.
-        channel: Channel,
-        /// `Output` or `Error`.
-        stream: Stream,
-    },
-    /// More bytes may be sent on an output stream.
-    Credit {
-        /// The channel.
-        channel: Channel,
-        /// `Output` or `Error`.
-        stream: Stream,
-        /// How many more.
-        bytes: u32,
-    },
-    /// Sends a signal to the command's process group.
-    Signal {
-        /// The channel.
-        channel: Channel,
-        /// Number of the signal, as on x86_64 Linux.
-        signal: u8,
-    },
-    /// The terminal has a new size.
-    Resize {
-        /// The channel.
-        channel: Channel,
-        /// The size.
-        size: TerminalSize,
-    },
-    /// Ends every command, unmounts, and powers the guest off.
-    PowerOff,
-}
-
-/// How the guest is to be prepared.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Setup<'a> {
-    /// Host name of the guest.
-    pub hostname: &'a str,
-    /// The block device that holds the commands' root file system; without it commands run in the initramfs.
-    pub root: Option<Root<'a>>,
-}
-
-/// A root file system for commands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Root<'a> {
-    /// Path of the device in the guest, for instance `/dev/vda`.
-    pub device: &'a str,
-    /// Whether writes reach the image. If not, they go to an overlay in guest memory and are lost.
-    pub writable: bool,
-}
-
-/// What a channel does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Task<'a> {
-    /// Runs a command.
-    #[serde(borrow)]
-    Command(Command<'a>),
-    /// Unpacks the tar archive on the input stream so that its single top entry becomes `path`.
-    Receive {
-        /// Absolute path in the commands' root.
-        path: &'a str,
-    },
-    /// Packs `path`, a file or a tree, into a tar archive on the output stream, under the name `path` ends with.
-    Send {
-        /// Absolute path in the commands' root.
-        path: &'a str,
-    },
-}
-
-/// A command to run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Command<'a> {
-    /// Program and arguments; empty for an interactive shell. The program is looked up in `PATH` if it has no slash.
-    #[serde(borrow)]
-    pub arguments: Vec<&'a [u8]>,
-    /// `NAME=VALUE` entries, on top of a default `PATH`, `HOME` and `TERM`.
-    #[serde(borrow)]
-    pub environment: Vec<&'a [u8]>,
-    /// Working directory; `None` for `/`.
-    pub directory: Option<&'a [u8]>,
-    /// With a size, the command gets a terminal of that size on all three streams, and `Stream::Error` stays silent.
-    pub terminal: Option<TerminalSize>,
-}
-
-/// Size of a terminal, in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TerminalSize {
-    /// Lines.
-    pub rows: u16,
-    /// Characters in a line.
-    pub columns: u16,
-}
-
-/// From the agent to the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum GuestMessage<'a> {
-    /// First on every session.
-    Hello {
-        /// The agent's [`VERSION`].
-        version: u32,
-    },
-    /// `Setup` is done.
-    Ready,
-    /// `Setup` failed; the session can only power the guest off.
-    Refused {
-        /// Why, in words.
-        reason: &'a str,
-    },
-    /// The channel's command is running.
-    Started {
-        /// The channel.
-        channel: Channel,
-    },
-    /// Bytes of an output stream.
-    Data {
-        /// The channel.
-        channel: Channel,
-        /// `Output` or `Error`.
-        stream: Stream,
-        /// 1 to [`MAX_DATA_BYTES`] bytes, covered by credit.
-        bytes: &'a [u8],
-    },
-    /// An output stream ends here.
-    EndOfOutput {
-        /// The channel.
-        channel: Channel,
-        /// `Output` or `Error`.
-        stream: Stream,
-    },
-    /// The command closed its input: no more is to be sent, and credit is void.
-    InputClosed {
-        /// The channel.
-        channel: Channel,
-    },
-    /// More bytes may be sent on the input stream.
-    Credit {
-        /// The channel.
-        channel: Channel,
-        /// How many more.
-        bytes: u32,
-    },
-    /// The channel is over; sent after the end of its output streams. The number may be used again.
-    Ended {
-        /// The channel.
-        channel: Channel,
-        /// How it ended.
-        end: End<'a>,
-    },
-}
-
-/// How a channel ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum End<'a> {
-    /// The command exited, or the transfer is complete (code 0).
-    Exited(u8),
-    /// A signal ended the command.
-    Signaled(u8),
-    /// It could not be started, or the transfer failed.
-    Failed {
-        /// 127: no such command; 126: it can't be executed; 125: anything else.
-        code: u8,
-        /// Why, in words, with the path.
-        reason: &'a str,
-    },
-}
+/// Most channels that a session may have at once.
+pub const MAX_CHANNELS: usize = 256;
+/// How long, in milliseconds, background processes may keep writing to the output of a command that has ended.
+pub const OUTPUT_GRACE_MS: u32 = 500;
