@@ -67,7 +67,8 @@ impl Connection {
         let head = String::from_utf8(self.pending.drain(..end).collect()).expect("the head is text");
         let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
         let status = status.unwrap_or_else(|| panic!("not a status line: {head:?}"));
-        let length = header(&head, "Content-Length").map_or(0, |value| value.parse().expect("Content-Length is a number"));
+        let length =
+            header(&head, "Content-Length").map_or(0, |value| value.parse().expect("Content-Length is a number"));
         while self.pending.len() < length {
             assert!(self.fill(), "the connection ended in the body");
         }
@@ -88,7 +89,9 @@ impl Connection {
                 count > 0
             }
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => false,
-            Err(error) => panic!("read from the API socket: {error}; so far: {:?}", String::from_utf8_lossy(&self.pending)),
+            Err(error) => {
+                panic!("read from the API socket: {error}; so far: {:?}", String::from_utf8_lossy(&self.pending))
+            }
         }
     }
 }

@@ -95,7 +95,8 @@ pub struct Scratch {
 
 impl Scratch {
     fn new() -> Self {
-        let folder = tempfile::Builder::new().prefix(&format!("{}-", leak::own_tag())).tempdir().expect("make a folder");
+        let folder =
+            tempfile::Builder::new().prefix(&format!("{}-", leak::own_tag())).tempdir().expect("make a folder");
         Self { folder, names: AtomicU32::new(0) }
     }
 

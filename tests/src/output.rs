@@ -62,9 +62,10 @@ impl Output {
 
     /// Waits until what has come satisfies `condition`; `what` says what that means.
     pub fn wait_until(&self, what: &str, condition: impl Fn(&[u8]) -> bool) {
-        let waited = self.shared.changed.wait_timeout_while(self.lock(), PATIENCE, |state| {
-            !state.ended && !condition(&state.bytes)
-        });
+        let waited = self
+            .shared
+            .changed
+            .wait_timeout_while(self.lock(), PATIENCE, |state| !state.ended && !condition(&state.bytes));
         let (state, _) = waited.expect("lock");
         let came = String::from_utf8_lossy(&state.bytes);
         assert!(condition(&state.bytes), "waited for {what:?}; ended: {}, came: {came}", state.ended);

@@ -165,7 +165,7 @@ impl Puppet {
     }
 
     /// Has the guest call code in 64-bit mode, with `argument` in `rax` and the code's own address in `rdx`, and returns its
-    /// `rax`. The code may change `rax`, `rcx`, `rsi` and `rdi`.
+    /// `rax`. The code may change every register but `rsp`.
     pub fn call(&self, code: &[u8], argument: u64) -> u64 {
         self.memory.write(CODE, code);
         self.perform(Operation::Call, CODE, argument)
@@ -175,6 +175,42 @@ impl Puppet {
     pub fn go(&self, code: &[u8]) {
         self.memory.write(CODE, code);
         self.request(Operation::Call, CODE, 0);
+    }
+
+    /// Starts every other processor, in real mode, with `code`, which is put at 0x8000 for that.
+    pub fn start_other_processors(&self, code: &[u8]) {
+        const LOCAL_APIC_COMMAND: u64 = 0xfee0_0300;
+        const TO_ALL_OTHERS: u32 = 0xc_4000;
+        const INIT: u32 = 0x500;
+        const STARTUP: u32 = 0x600;
+        self.memory.write(0x8000, code);
+        self.write_32(LOCAL_APIC_COMMAND, TO_ALL_OTHERS | INIT);
+        self.write_32(LOCAL_APIC_COMMAND, TO_ALL_OTHERS | STARTUP | 0x8);
+    }
+
+    /// Executes CPUID on the first processor: EAX, EBX, ECX and EDX.
+    pub fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        const RESULT: u32 = CODE as u32 + 0x1000;
+        let mut code = vec![0xb9]; // mov $subleaf, %ecx
+        code.extend(subleaf.to_le_bytes());
+        code.extend([0x0f, 0xa2]); // cpuid
+        for (register, address) in [0x04_u8, 0x1c, 0x0c, 0x14].into_iter().zip((RESULT..).step_by(4)) {
+            code.extend([0x89, register, 0x25]); // mov %eax, %ebx, %ecx, %edx to address
+            code.extend(address.to_le_bytes());
+        }
+        code.push(0xc3); // ret
+        self.call(&code, leaf.into());
+        std::array::from_fn(|index| self.memory.read_u32(u64::from(RESULT) + index as u64 * 4))
+    }
+
+    /// Writes a model-specific register of the first processor.
+    pub fn write_msr(&self, register: u32, value: u64) {
+        let mut code = vec![0xb9]; // mov $register, %ecx
+        code.extend(register.to_le_bytes());
+        code.extend([0x48, 0x89, 0xc2]); // mov %rax, %rdx
+        code.extend([0x48, 0xc1, 0xea, 32]); // shr $32, %rdx
+        code.extend([0x0f, 0x30, 0xc3]); // wrmsr; ret
+        self.call(&code, value);
     }
 
     /// Writes to a port, and does not wait for the guest to go on.

@@ -88,6 +88,9 @@ pub struct Descriptor {
     pub next: u16,
 }
 
+/// A buffer of a chain: address, length, and [`flag::WRITE`] or 0.
+pub type Buffer = (u64, u32, u16);
+
 /// An entry of the used ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Used {
@@ -119,7 +122,10 @@ pub struct Queue<'a> {
 impl<'a> Device<'a> {
     /// Finds the device with this id (section 5), or panics.
     pub fn find(puppet: &'a Puppet, id: u32) -> Self {
-        Self::find_all(puppet, id).into_iter().next().unwrap_or_else(|| panic!("there is no virtio device with id {id}"))
+        Self::find_all(puppet, id)
+            .into_iter()
+            .next()
+            .unwrap_or_else(|| panic!("there is no virtio device with id {id}"))
     }
 
     /// Finds every device with this id, in the order of their addresses.
@@ -188,11 +194,9 @@ impl<'a> Device<'a> {
     pub fn announce(&self, index: u32, size: u32, descriptors: u64, available: u64, used: u64) {
         self.write(register::QUEUE_SEL, index);
         self.write(register::QUEUE_NUM, size);
-        for (register, address) in [
-            (register::QUEUE_DESC, descriptors),
-            (register::QUEUE_DRIVER, available),
-            (register::QUEUE_DEVICE, used),
-        ] {
+        for (register, address) in
+            [(register::QUEUE_DESC, descriptors), (register::QUEUE_DRIVER, available), (register::QUEUE_DEVICE, used)]
+        {
             self.write(register, address as u32);
             self.write(register + 4, (address >> 32) as u32);
         }
@@ -235,7 +239,7 @@ impl Queue<'_> {
     }
 
     /// Writes a chain into the table from its first entry on, makes it available, and returns.
-    pub fn submit(&mut self, chain: &[(u64, u32, u16)]) {
+    pub fn submit(&mut self, chain: &[Buffer]) {
         for (index, (address, length, flags)) in (0..).zip(chain) {
             let last = usize::from(index) + 1 == chain.len();
             let flags = flags | if last { 0 } else { flag::NEXT };
