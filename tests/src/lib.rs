@@ -1,6 +1,6 @@
 //! Harness for tests that start the real binaries on the real KVM.
 //!
-//! A test is one call of [`test`] with what it [needs](Need) of the host. It gets a [`Scratch`] folder, which also gives its
+//! A test is one call of [`test()`] with what it [needs](Need) of the host. It gets a [`Scratch`] folder, which also gives its
 //! VMs their names, and when it returns, everything that it caused must be gone: [`leak`] compares the host with what it was.
 //!
 //! | module | for |
