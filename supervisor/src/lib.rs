@@ -6,4 +6,5 @@ pub mod images;
 pub mod installation;
 pub mod request;
 pub mod session;
+pub mod text;
 pub mod transfer;

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use stockade_guest_protocol::{Channel, End, HostMessage, Stream, TerminalSize, WINDOW_BYTES};
-use tokio::sync::{Semaphore, oneshot};
+use stockade_guest_protocol::{Channel, End, HostMessage, Stream, TerminalSize};
+use tokio::sync::oneshot;
 
-use super::stream::{Input, Output, OutputBuffer};
-use super::{Frames, SessionError, Violation, printable};
+use super::stream::{Input, InputGate, Output, OutputBuffer};
+use super::{Frames, SessionError, Violation};
+use crate::text::printable;
 
 /// How a channel ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,12 +60,12 @@ pub struct Control {
 impl Control {
     /// Sends a signal, numbered as on x86_64 Linux, to the command's process group.
     pub fn signal(&self, signal: u8) {
-        self.frames.send(&HostMessage::Signal { channel: self.channel, signal });
+        self.frames.send_short(&HostMessage::Signal { channel: self.channel, signal });
     }
 
     /// Tells the command's terminal its new size.
     pub fn resize(&self, size: TerminalSize) {
-        self.frames.send(&HostMessage::Resize { channel: self.channel, size });
+        self.frames.send_short(&HostMessage::Resize { channel: self.channel, size });
     }
 }
 
@@ -90,7 +91,7 @@ impl Life {
 /// The session's part of a channel.
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) credit: Arc<Semaphore>,
+    pub(super) input: Arc<InputGate>,
     pub(super) output: Arc<OutputBuffer>,
     pub(super) error: Arc<OutputBuffer>,
     started: Option<oneshot::Sender<()>>,
@@ -99,7 +100,7 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn started(&mut self) -> Result<(), Violation> {
-        let sender = self.started.take().ok_or(Violation("a channel started twice"))?;
+        let sender = self.started.take().ok_or(Violation::Rule("a channel started twice"))?;
         let _ = sender.send(());
         Ok(())
     }
@@ -113,26 +114,25 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.credit.close();
+        self.input.close();
         self.output.end_with_channel();
         self.error.end_with_channel();
     }
 }
 
 pub(super) fn pair(channel: Channel, frames: Frames) -> (Entry, ChannelHandle) {
-    let credit = Arc::new(Semaphore::new(usize::try_from(WINDOW_BYTES).unwrap_or(0)));
     let (started_sender, started) = oneshot::channel();
     let (ended_sender, ended) = oneshot::channel();
     let entry = Entry {
-        credit: credit.clone(),
-        output: OutputBuffer::new(),
-        error: OutputBuffer::new(),
+        input: Arc::default(),
+        output: Arc::default(),
+        error: Arc::default(),
         started: Some(started_sender),
         ended: Some(ended_sender),
     };
     let output = |stream, buffer: &Arc<OutputBuffer>| Output::new(channel, stream, buffer.clone(), frames.clone());
     let handle = ChannelHandle {
-        input: Input { channel, credit, frames: frames.clone() },
+        input: Input::new(channel, entry.input.clone(), frames.clone()),
         output: output(Stream::Output, &entry.output),
         error: output(Stream::Error, &entry.error),
         control: Control { channel, frames: frames.clone() },

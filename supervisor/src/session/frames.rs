@@ -1,6 +1,6 @@
-//! Frames on the socket: length, then one message in postcard's encoding.
+//! Frames on the socket, to and from a future that can be dropped at any moment.
 
-use stockade_guest_protocol::{Frame, GuestMessage, HostMessage};
+use stockade_guest_protocol::{Decoder, GuestMessage, HostMessage, encode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
@@ -20,19 +20,20 @@ impl Frames {
     }
 
     /// Queues `message`. If the session is over, nobody is there to hear it, and whoever waits for an answer finds out.
-    pub(super) fn send(&self, message: &HostMessage<'_>) {
-        if let Ok(frame) = encode(message) {
-            let _ = self.0.send(frame);
-        }
+    pub(super) fn send(&self, message: &HostMessage<'_>) -> Result<(), SessionError> {
+        let _ = self.0.send(frame(message)?);
+        Ok(())
+    }
+
+    /// As [`send`](Self::send), for a message that always fits in a frame.
+    pub(super) fn send_short(&self, message: &HostMessage<'_>) {
+        let _ = self.send(message);
     }
 }
 
-fn encode(message: &HostMessage<'_>) -> postcard::Result<Vec<u8>> {
-    let mut frame = postcard::to_extend(message, vec![0; 4])?;
-    let length = u32::try_from(frame.len().saturating_sub(4)).map_err(|_| postcard::Error::SerializeBufferFull)?;
-    if let Some(header) = frame.first_chunk_mut() {
-        *header = length.to_le_bytes();
-    }
+fn frame(message: &HostMessage<'_>) -> Result<Vec<u8>, SessionError> {
+    let mut frame = Vec::new();
+    encode(message, &mut frame).map_err(SessionError::Request)?;
     Ok(frame)
 }
 
@@ -52,33 +53,23 @@ pub(super) async fn write_one(
     socket: &mut (impl AsyncWrite + Unpin),
     message: &HostMessage<'_>,
 ) -> Result<(), SessionError> {
-    let frame = encode(message).map_err(|error| SessionError::Socket(std::io::Error::other(error)))?;
-    socket.write_all(&frame).await.map_err(SessionError::Socket)
+    socket.write_all(&frame(message)?).await.map_err(SessionError::Socket)
 }
 
-/// Reads one frame into `buffer`.
-pub(super) async fn read<'a>(
+/// Reads until there is a message, and hands it to `receive`.
+pub(super) async fn read<T>(
     socket: &mut (impl AsyncRead + Unpin),
-    buffer: &'a mut Vec<u8>,
-) -> Result<GuestMessage<'a>, SessionError> {
-    let mut header = [0; 4];
-    socket.read_exact(&mut header).await.map_err(end_of_file_is_lost)?;
-    let length = u32::from_le_bytes(header);
-    if !(1..=GuestMessage::MAX_BYTES).contains(&length) {
-        return Err(Violation("a frame of a forbidden length").into());
-    }
-    buffer.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
-    socket.read_exact(buffer).await.map_err(end_of_file_is_lost)?;
-    match postcard::take_from_bytes(buffer) {
-        Ok((message, [])) => Ok(message),
-        Ok(_) => Err(Violation("a frame with bytes left over").into()),
-        Err(_) => Err(Violation("a frame that does not decode").into()),
-    }
-}
-
-fn end_of_file_is_lost(error: std::io::Error) -> SessionError {
-    match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => SessionError::Lost,
-        _ => SessionError::Socket(error),
+    decoder: &mut Decoder,
+    receive: impl FnOnce(&GuestMessage<'_>) -> Result<T, SessionError>,
+) -> Result<T, SessionError> {
+    loop {
+        if let Some(message) = decoder.next::<GuestMessage<'_>>().map_err(Violation::Frame)? {
+            return receive(&message);
+        }
+        match socket.read(decoder.space()).await.map_err(SessionError::Socket)? {
+            0 if decoder.is_empty() => return Err(SessionError::Lost),
+            0 => return Err(Violation::Rule("a frame that was cut short").into()),
+            length => decoder.filled(length),
+        }
     }
 }

@@ -17,19 +17,32 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use stockade_guest_protocol::{Channel, GuestMessage, HostMessage, Setup, Stream, Task, VERSION};
-use tokio::io::{AsyncRead, AsyncWrite, BufReader};
+use stockade_guest_protocol::{
+    Channel, CreditError, Decoder, FrameError, GuestMessage, HostMessage, Setup, Stream, Task, VERSION,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
+use crate::text::printable;
 use frames::Frames;
 
 pub use channel::{ChannelEnd, ChannelHandle};
 pub use stream::{Input, InputClosed, Output};
 
 /// The guest did what the protocol forbids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the guest's agent broke the protocol: {0}")]
-pub struct Violation(&'static str);
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Violation {
+    /// Bytes that are no frame.
+    #[error("the guest's agent broke the protocol: {0}")]
+    Frame(FrameError),
+    /// Data or credit beyond the limit.
+    #[error("the guest's agent broke the protocol: {0}")]
+    Credit(#[from] CreditError),
+    /// Anything else.
+    #[error("the guest's agent broke the protocol: {0}")]
+    Rule(&'static str),
+}
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +60,9 @@ pub enum SessionError {
     /// A hostile or broken guest.
     #[error(transparent)]
     Violation(#[from] Violation),
+    /// Something that does not fit in a message, most likely a command with too many arguments.
+    #[error("the request is too long for the guest's agent; pass less as arguments and environment")]
+    Request(#[source] FrameError),
     /// The guest could not be prepared.
     #[error("the guest could not be prepared: {0}")]
     Refused(String),
@@ -55,31 +71,34 @@ pub enum SessionError {
 /// A connection to an agent, before anything is started over it.
 #[derive(Debug)]
 pub struct Connection<R, W> {
-    reader: BufReader<R>,
+    reader: R,
     writer: W,
-    buffer: Vec<u8>,
+    decoder: Decoder,
 }
 
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
     /// Greets the agent and waits until it has greeted back: until the guest has booted, on the first session.
     pub async fn greet(reader: R, mut writer: W) -> Result<Self, SessionError> {
         frames::write_one(&mut writer, &HostMessage::Hello { version: VERSION }).await?;
-        let mut connection = Self { reader: BufReader::with_capacity(128 * 1024, reader), writer, buffer: Vec::new() };
-        match frames::read(&mut connection.reader, &mut connection.buffer).await? {
-            GuestMessage::Hello { version: VERSION } => Ok(connection),
-            GuestMessage::Hello { version } => Err(SessionError::Version(version)),
-            _ => Err(Violation("no greeting").into()),
-        }
+        let mut connection = Self { reader, writer, decoder: Decoder::new() };
+        let greeting = |message: &GuestMessage<'_>| match message {
+            GuestMessage::Hello { version: VERSION } => Ok(()),
+            GuestMessage::Hello { version } => Err(SessionError::Version(*version)),
+            _ => Err(Violation::Rule("no greeting").into()),
+        };
+        frames::read(&mut connection.reader, &mut connection.decoder, greeting).await?;
+        Ok(connection)
     }
 
     /// Prepares the guest for its first command.
     pub async fn set_up(&mut self, setup: Setup<'_>) -> Result<(), SessionError> {
         frames::write_one(&mut self.writer, &HostMessage::Setup(setup)).await?;
-        match frames::read(&mut self.reader, &mut self.buffer).await? {
+        let answer = |message: &GuestMessage<'_>| match message {
             GuestMessage::Ready => Ok(()),
             GuestMessage::Refused { reason } => Err(SessionError::Refused(printable(reason))),
-            _ => Err(Violation("no answer to the setup").into()),
-        }
+            _ => Err(Violation::Rule("no answer to the setup").into()),
+        };
+        frames::read(&mut self.reader, &mut self.decoder, answer).await
     }
 
     /// The session, and the future that keeps it going.
@@ -96,11 +115,11 @@ async fn drive<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     queue: mpsc::UnboundedReceiver<Vec<u8>>,
     state: Arc<Mutex<State>>,
 ) -> SessionError {
-    let Connection { mut reader, writer, mut buffer } = connection;
+    let Connection { mut reader, writer, mut decoder } = connection;
     let receive = async {
         loop {
-            let message = frames::read(&mut reader, &mut buffer).await?;
-            lock(&state).receive(&message)?;
+            let receive = |message: &GuestMessage<'_>| Ok(lock(&state).receive(message)?);
+            frames::read(&mut reader, &mut decoder, receive).await?;
         }
     };
     let ended: Result<(), SessionError> = tokio::select! {
@@ -121,22 +140,22 @@ pub struct Session {
 
 impl Session {
     /// Starts `task` on a channel of its own.
-    pub fn start(&self, task: Task<'_>) -> ChannelHandle {
+    pub fn start(&self, task: Task<'_>) -> Result<ChannelHandle, SessionError> {
         let mut state = lock(&self.state);
         let mut channel = state.next_channel;
         while state.channels.contains_key(&channel) {
             channel = channel.wrapping_add(1);
         }
         state.next_channel = channel.wrapping_add(1);
+        self.frames.send(&HostMessage::Start { channel, task })?;
         let (entry, handle) = channel::pair(channel, self.frames.clone());
         state.channels.insert(channel, entry);
-        self.frames.send(&HostMessage::Start { channel, task });
-        handle
+        Ok(handle)
     }
 
     /// Asks the agent to end every command, unmount, and power the guest off.
     pub fn power_off(&self) {
-        self.frames.send(&HostMessage::PowerOff);
+        self.frames.send_short(&HostMessage::PowerOff);
     }
 }
 
@@ -150,16 +169,16 @@ impl State {
     fn receive(&mut self, message: &GuestMessage<'_>) -> Result<(), Violation> {
         match message {
             GuestMessage::Hello { .. } | GuestMessage::Ready | GuestMessage::Refused { .. } => {
-                Err(Violation("an answer to nothing"))
+                Err(Violation::Rule("an answer to nothing"))
             }
             GuestMessage::Started { channel } => self.entry(*channel)?.started(),
             GuestMessage::Data { channel, stream, bytes } => self.output(*channel, *stream)?.push(bytes),
             GuestMessage::EndOfOutput { channel, stream } => self.output(*channel, *stream)?.end(),
             GuestMessage::InputClosed { channel } => {
-                self.entry(*channel)?.credit.close();
+                self.entry(*channel)?.input.close();
                 Ok(())
             }
-            GuestMessage::Credit { channel, bytes } => stream::grant(&self.entry(*channel)?.credit, *bytes),
+            GuestMessage::Credit { channel, bytes } => self.entry(*channel)?.input.grant(*bytes),
             GuestMessage::Ended { channel, end } => {
                 let entry = self.channels.remove(channel).ok_or(UNKNOWN_CHANNEL)?;
                 entry.ended(ChannelEnd::from_guest(end));
@@ -175,21 +194,15 @@ impl State {
     fn output(&mut self, channel: Channel, stream: Stream) -> Result<&stream::OutputBuffer, Violation> {
         let entry = self.entry(channel)?;
         match stream {
-            Stream::Input => Err(Violation("data for the input stream")),
+            Stream::Input => Err(Violation::Rule("data for the input stream")),
             Stream::Output => Ok(&entry.output),
             Stream::Error => Ok(&entry.error),
         }
     }
 }
 
-const UNKNOWN_CHANNEL: Violation = Violation("a channel that is not open");
+const UNKNOWN_CHANNEL: Violation = Violation::Rule("a channel that is not open");
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Text from the guest, fit for a terminal: bounded, and without control characters.
-fn printable(text: &str) -> String {
-    const MAX_CHARACTERS: usize = 1024;
-    text.chars().take(MAX_CHARACTERS).map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
 }

@@ -1,50 +1,43 @@
 //! The three streams of a channel, as the host sees them.
 //!
-//! Invariant: an [`OutputBuffer`] never holds more than [`WINDOW_BYTES`], because the guest can only send what it has credit
-//! for, and credit is granted for bytes that left the buffer.
+//! Invariant: an [`OutputBuffer`] never holds more than a window, because the guest can only send what it has credit for, and
+//! credit is granted for bytes that left the buffer.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use stockade_guest_protocol::{Channel, HostMessage, MAX_DATA_BYTES, Stream, WINDOW_BYTES};
-use tokio::sync::{Notify, Semaphore};
+use stockade_guest_protocol::{Channel, HostMessage, MAX_DATA_BYTES, ReceiveCredit, SendCredit, Stream};
+use tokio::sync::Notify;
 
 use super::{Frames, Violation};
 
-/// Credit is granted in portions of at least this many bytes, so that small reads don't each cost a message.
-const GRANT_BYTES: u32 = WINDOW_BYTES / 4;
-
 /// Bytes on their way from the guest to whoever reads the stream.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct OutputBuffer {
     state: Mutex<OutputState>,
     readable: Notify,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct OutputState {
     bytes: Vec<u8>,
-    credit: u32,
+    credit: ReceiveCredit,
+    /// The guest sends no more.
     ended: bool,
+    /// Nobody reads any more.
     closed: bool,
 }
 
 impl OutputBuffer {
-    pub(super) fn new() -> Arc<Self> {
-        let state = OutputState { bytes: Vec::new(), credit: WINDOW_BYTES, ended: false, closed: false };
-        Arc::new(Self { state: Mutex::new(state), readable: Notify::new() })
-    }
-
     /// Takes bytes from the guest.
     pub(super) fn push(&self, bytes: &[u8]) -> Result<(), Violation> {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         if state.ended {
-            return Err(Violation("data after the end of a stream"));
+            return Err(Violation::Rule("data after the end of a stream"));
         }
         if bytes.is_empty() || bytes.len() > MAX_DATA_BYTES {
-            return Err(Violation("data of a forbidden length"));
+            return Err(Violation::Rule("data of a forbidden length"));
         }
-        let spent = u32::try_from(bytes.len()).ok().and_then(|length| state.credit.checked_sub(length));
-        state.credit = spent.ok_or(Violation("data without credit"))?;
+        state.credit.receive(bytes.len())?;
         if !state.closed {
             state.bytes.extend_from_slice(bytes);
         }
@@ -55,19 +48,15 @@ impl OutputBuffer {
 
     /// The guest ended the stream.
     pub(super) fn end(&self) -> Result<(), Violation> {
-        let already = std::mem::replace(&mut self.lock().ended, true);
+        let already = std::mem::replace(&mut lock(&self.state).ended, true);
         self.readable.notify_one();
-        if already { Err(Violation("a stream ended twice")) } else { Ok(()) }
+        if already { Err(Violation::Rule("a stream ended twice")) } else { Ok(()) }
     }
 
     /// The channel is over, with or without an end of the stream.
     pub(super) fn end_with_channel(&self) {
-        self.lock().ended = true;
+        lock(&self.state).ended = true;
         self.readable.notify_one();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, OutputState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -78,20 +67,18 @@ pub struct Output {
     stream: Stream,
     buffer: Arc<OutputBuffer>,
     frames: Frames,
-    /// Bytes that were passed on, and for which no credit was granted yet.
-    owed: u32,
 }
 
 impl Output {
     pub(super) fn new(channel: Channel, stream: Stream, buffer: Arc<OutputBuffer>, frames: Frames) -> Self {
-        Self { channel, stream, buffer, frames, owed: 0 }
+        Self { channel, stream, buffer, frames }
     }
 
     /// The next bytes, at most a window; `None` at the end. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Vec<u8>> {
         loop {
             {
-                let mut state = self.buffer.lock();
+                let mut state = lock(&self.buffer.state);
                 if !state.bytes.is_empty() {
                     return Some(std::mem::take(&mut state.bytes));
                 }
@@ -103,31 +90,67 @@ impl Output {
         }
     }
 
-    /// Tells the guest that `length` bytes of what [`next`](Self::next) returned were passed on.
+    /// Tells the guest, when it is worth it, that `length` bytes of what [`next`](Self::next) returned were passed on.
     pub fn passed_on(&mut self, length: usize) {
-        self.owed = self.owed.saturating_add(u32::try_from(length).unwrap_or(u32::MAX));
-        if self.owed < GRANT_BYTES {
-            return;
+        let mut state = lock(&self.buffer.state);
+        if let Some(bytes) = state.credit.pass_on(length).filter(|_| !state.ended) {
+            self.frames.send_short(&HostMessage::Credit { channel: self.channel, stream: self.stream, bytes });
         }
-        let bytes = std::mem::take(&mut self.owed);
-        {
-            let mut state = self.buffer.lock();
-            if state.ended {
-                return;
-            }
-            state.credit = state.credit.saturating_add(bytes);
-        }
-        self.frames.send(&HostMessage::Credit { channel: self.channel, stream: self.stream, bytes });
     }
 }
 
 impl Drop for Output {
     fn drop(&mut self) {
-        let mut state = self.buffer.lock();
+        let mut state = lock(&self.buffer.state);
         state.closed = true;
         state.bytes = Vec::new();
         if !state.ended {
-            self.frames.send(&HostMessage::Close { channel: self.channel, stream: self.stream });
+            self.frames.send_short(&HostMessage::Close { channel: self.channel, stream: self.stream });
+        }
+    }
+}
+
+/// What the guest takes of an input stream.
+#[derive(Debug, Default)]
+pub(super) struct InputGate {
+    state: Mutex<InputState>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct InputState {
+    credit: SendCredit,
+    closed: bool,
+}
+
+impl InputGate {
+    /// The guest takes more.
+    pub(super) fn grant(&self, bytes: u32) -> Result<(), Violation> {
+        lock(&self.state).credit.grant(bytes)?;
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// The guest takes no more.
+    pub(super) fn close(&self) {
+        lock(&self.state).closed = true;
+        self.changed.notify_one();
+    }
+
+    /// Spends credit for at most `wanted` bytes, and returns for how many.
+    async fn spend(&self, wanted: usize) -> Result<usize, InputClosed> {
+        loop {
+            {
+                let mut state = lock(&self.state);
+                let length = wanted.min(state.credit.next_data_bytes());
+                if state.closed {
+                    return Err(InputClosed);
+                }
+                if length > 0 && state.credit.spend(length).is_ok() {
+                    return Ok(length);
+                }
+            }
+            self.changed.notified().await;
         }
     }
 }
@@ -140,21 +163,22 @@ pub struct InputClosed;
 /// Writes the input stream of a channel.
 #[derive(Debug)]
 pub struct Input {
-    pub(super) channel: Channel,
-    /// A permit is a byte of credit; closed when the guest takes no more.
-    pub(super) credit: Arc<Semaphore>,
-    pub(super) frames: Frames,
+    channel: Channel,
+    gate: Arc<InputGate>,
+    frames: Frames,
 }
 
 impl Input {
+    pub(super) fn new(channel: Channel, gate: Arc<InputGate>, frames: Frames) -> Self {
+        Self { channel, gate, frames }
+    }
+
     /// Sends all of `bytes`, waiting for credit as needed.
     pub async fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), InputClosed> {
         while !bytes.is_empty() {
-            self.credit.acquire().await.map_err(|_| InputClosed)?.forget();
-            let wanted = bytes.len().min(MAX_DATA_BYTES).saturating_sub(1);
-            let length = 1_usize.saturating_add(self.credit.forget_permits(wanted));
+            let length = self.gate.spend(bytes.len()).await?;
             let (now, later) = bytes.split_at_checked(length).unwrap_or((bytes, &[]));
-            self.frames.send(&HostMessage::Data { channel: self.channel, bytes: now });
+            self.frames.send_short(&HostMessage::Data { channel: self.channel, bytes: now });
             bytes = later;
         }
         Ok(())
@@ -162,17 +186,10 @@ impl Input {
 
     /// Ends the stream.
     pub fn end(self) {
-        self.frames.send(&HostMessage::EndOfInput { channel: self.channel });
+        self.frames.send_short(&HostMessage::EndOfInput { channel: self.channel });
     }
 }
 
-/// Adds `bytes` of credit that the guest granted.
-pub(super) fn grant(credit: &Semaphore, bytes: u32) -> Result<(), Violation> {
-    let bytes = usize::try_from(bytes).map_err(|_| Violation("credit beyond the window"))?;
-    let window = usize::try_from(WINDOW_BYTES).unwrap_or(usize::MAX);
-    if credit.available_permits().saturating_add(bytes) > window {
-        return Err(Violation("credit beyond the window"));
-    }
-    credit.add_permits(bytes);
-    Ok(())
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

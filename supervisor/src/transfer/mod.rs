@@ -82,7 +82,7 @@ async fn send(session: &Session, copy: &CopyIn) -> Result<(), TransferError> {
     let packer = Worker::spawn(move || pack::pack(&source, &top, writer));
     let mut archive = pipe::Receiver::from_owned_fd(reader.into()).map_err(TransferError::Pipe)?;
     let path = copy.guest.to_string_lossy();
-    let ChannelHandle { mut input, mut life, output, error, .. } = session.start(Task::Receive { path: &path });
+    let ChannelHandle { mut input, mut life, output, error, .. } = session.start(Task::Receive { path: &path })?;
 
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
@@ -119,7 +119,7 @@ async fn receive(session: &Session, destination: &Destination) -> Result<(), Tra
     });
     // Declared after the worker and so dropped before it, which then sees the end of the archive and finishes.
     let mut archive = pipe::Sender::from_owned_fd(writer.into()).map_err(TransferError::Pipe)?;
-    let ChannelHandle { input, mut life, mut output, error, .. } = session.start(Task::Send { path: &path });
+    let ChannelHandle { input, mut life, mut output, error, .. } = session.start(Task::Send { path: &path })?;
 
     loop {
         let bytes = timeout(STALL_LIMIT, output.next()).await.map_err(|_| TransferError::Stalled)?;
