@@ -8,6 +8,8 @@
 //! | [`guest`] | flat guests: a page of assembly each, and images to boot them from |
 //! | [`vmm`], [`api`] | a `stockade-vmm` process, and its API byte by byte |
 //! | [`memory`], [`puppet`], [`virtio`] | a guest that does what the test says, and device drivers written on top of it |
+//! | [`image`] | root disks with files in them |
+//! | [`terminal`] | a terminal to type at |
 //! | [`process`] | what `/proc` says about a process |
 //!
 //! Waiting is bounded by [`PATIENCE`] everywhere, which no working machine comes near; nothing else depends on time.
@@ -17,11 +19,13 @@
 
 pub mod api;
 pub mod guest;
+pub mod image;
 pub mod leak;
 pub mod memory;
 pub mod output;
 pub mod process;
 pub mod puppet;
+pub mod terminal;
 pub mod virtio;
 pub mod vmm;
 
