@@ -1,1 +1,38 @@
-//! The virtual machine on KVM: memory slots, interrupt controller, vCPUs, CPUID templates.
+//! A virtual machine on KVM: memory, interrupt controllers, vCPUs, and what the vCPUs see in CPUID.
+//!
+//! ```text
+//! Hypervisor::open      /dev/kvm, or an inherited descriptor; asked once what it offers
+//!   .create_machine     a virtual machine with interrupt controllers and its first vCPU: needs no configuration yet
+//! BareMachine::build    memory, the other vCPUs, CPUID
+//! Machine               irqfds and ioeventfds; guest memory for the loader
+//!   .set_entry          registers of the first vCPU, as the loader returned them
+//!   .start_vcpus        a confined thread for each vCPU, paused
+//! VcpuGroup             resume, pause, look for a guest that can never go on, and how it ended
+//! ```
+//!
+//! A vCPU's exits are the guest's doing: they become accesses on the buses of `stockade-devices`, or the guest's end, with
+//! an [`ExitReason`](stockade_vmm_api::exit::ExitReason) and a message. What depends on the architecture is in one module
+//! each (`x86_64`), and `unsafe` is in `sys` alone.
+
+#![deny(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
+
+mod control;
+mod group;
+mod hypervisor;
+mod machine;
+mod memory;
+mod sys;
+mod vcpu;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+#[cfg(target_arch = "x86_64")]
+use x86_64 as arch;
+
+pub use arch::{HostKind, TemplateError, ThreadsPerCore, VcpuConfigError};
+pub use control::GuestEnd;
+pub use group::{GroupError, VcpuGroup};
+pub use hypervisor::{Hypervisor, HypervisorError};
+pub use machine::{BareMachine, Machine, MachineError, MachineSpec};
+pub use memory::{DirtyLog, MemoryError, MemorySpec};
+pub use vcpu::Buses;

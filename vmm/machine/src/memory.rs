@@ -1,0 +1,140 @@
+//! Guest memory: anonymous, private, reserved by nobody until it is touched.
+
+use std::io;
+
+use kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES;
+use kvm_ioctls::VmFd;
+use stockade_boot::{GuestMemory, layout::LayoutError, memory_regions};
+use stockade_vmm_api::machine_config::HugePages;
+use vm_memory::{GuestAddress, GuestRegionMmap, mmap::MmapRegionBuilder};
+
+use crate::sys;
+
+/// How much memory a guest gets, and of what kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemorySpec {
+    /// Bytes, a multiple of 4096, or of 2 MiB with [`HugePages::Hugetlbfs2M`].
+    pub bytes: u64,
+    /// The pages that back it.
+    pub huge_pages: HugePages,
+    /// Whether KVM notes which pages the guest writes to.
+    pub dirty_log: DirtyLog,
+}
+
+/// Whether KVM keeps a dirty page log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirtyLog {
+    /// It does.
+    On,
+    /// It does not.
+    Off,
+}
+
+/// Guest memory that can't be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// No guest has memory like that.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The host gives none.
+    #[error("map {bytes} bytes of guest memory: {source}; {}", remedy(*huge_pages))]
+    Map {
+        /// Size of the mapping.
+        bytes: usize,
+        /// The pages that were asked for.
+        huge_pages: HugePages,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The host's processor has too few address lines.
+    #[error(
+        "guest memory ends at {end:#x}, beyond the {bits} bits of a physical address that KVM offers on this host: lower \
+         mem_size_mib"
+    )]
+    AddressBits {
+        /// First guest physical address behind it.
+        end: u64,
+        /// Bits of an address.
+        bits: u8,
+    },
+    /// KVM does not take it.
+    #[error("KVM_SET_USER_MEMORY_REGION at {address:#x}: {source}")]
+    Slot {
+        /// Guest physical address.
+        address: u64,
+        /// What KVM said.
+        source: io::Error,
+    },
+}
+
+fn remedy(huge_pages: HugePages) -> &'static str {
+    match huge_pages {
+        HugePages::Hugetlbfs2M => "reserve enough pages in /proc/sys/vm/nr_hugepages, or use huge_pages None",
+        _ => "lower mem_size_mib, or raise the limit on the address space of this process",
+    }
+}
+
+impl MemorySpec {
+    /// Small pages, no dirty log.
+    pub fn of_bytes(bytes: u64) -> Self {
+        Self { bytes, huge_pages: HugePages::None, dirty_log: DirtyLog::Off }
+    }
+
+    /// Maps the memory for a guest whose physical addresses have `address_bits`.
+    pub(crate) fn map(&self, address_bits: u8) -> Result<GuestMemory, MemoryError> {
+        let ranges = memory_regions(self.bytes)?;
+        check_address_bits(&ranges, address_bits)?;
+        let mut flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        if self.huge_pages == HugePages::Hugetlbfs2M {
+            flags |= libc::MAP_HUGETLB | libc::MAP_HUGE_2MB;
+        }
+        let mut regions = Vec::new();
+        for (start, bytes) in ranges {
+            let failed = |source| MemoryError::Map { bytes, huge_pages: self.huge_pages, source };
+            let mapping = MmapRegionBuilder::new(bytes)
+                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+                .with_mmap_flags(flags)
+                .build()
+                .map_err(|error| failed(os_error(error)))?;
+            let region = GuestRegionMmap::new(mapping, start)
+                .ok_or_else(|| failed(io::Error::other("region wraps around the address space")))?;
+            regions.push(region);
+        }
+        let memory = GuestMemory::from_regions(regions)
+            .map_err(|error| MemoryError::Slot { address: 0, source: io::Error::other(error.to_string()) })?;
+        let advise = |advice| {
+            let failed = |source| MemoryError::Map { bytes: self.bytes as usize, huge_pages: self.huge_pages, source };
+            sys::advise(&memory, advice).map_err(failed)
+        };
+        advise(libc::MADV_DONTDUMP)?;
+        if self.huge_pages == HugePages::Transparent {
+            advise(libc::MADV_HUGEPAGE)?;
+        }
+        Ok(memory)
+    }
+
+    /// Gives the memory to the guest.
+    pub(crate) fn register(&self, vm: &VmFd, memory: &GuestMemory) -> Result<(), MemoryError> {
+        let flags = match self.dirty_log {
+            DirtyLog::On => KVM_MEM_LOG_DIRTY_PAGES,
+            DirtyLog::Off => 0,
+        };
+        sys::set_memory_slots(vm, memory, flags).map_err(|(address, source)| MemoryError::Slot { address, source })
+    }
+}
+
+fn check_address_bits(ranges: &[(GuestAddress, usize)], bits: u8) -> Result<(), MemoryError> {
+    let end = ranges.last().map_or(0, |&(start, bytes)| start.0.saturating_add(bytes as u64));
+    match 1_u64.checked_shl(bits.into()) {
+        Some(limit) if end > limit => Err(MemoryError::AddressBits { end, bits }),
+        _ => Ok(()),
+    }
+}
+
+fn os_error(error: vm_memory::mmap::MmapRegionError) -> io::Error {
+    match error {
+        vm_memory::mmap::MmapRegionError::Mmap(source) => source,
+        other => io::Error::other(other.to_string()),
+    }
+}

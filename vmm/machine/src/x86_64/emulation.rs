@@ -1,0 +1,69 @@
+//! Explains an instruction that KVM's emulator does not know.
+//!
+//! KVM gives its bytes in the exit's data (`emulation_failure` of `struct kvm_run`): flags in the first 64-bit word, then
+//! a byte with the number of bytes, then at most 15 bytes. Where it gives none, they are read from guest memory.
+
+use std::fmt::Write;
+
+use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES;
+use kvm_ioctls::VcpuFd;
+use stockade_boot::GuestMemory;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::{host::HostKind, instruction};
+
+/// Bytes of the longest instruction.
+const LONGEST: usize = 15;
+
+/// Says what the guest did, and what helps.
+pub(crate) fn explain(vcpu: &VcpuFd, memory: &GuestMemory, host: HostKind, data: &[u64]) -> String {
+    let bytes = reported_bytes(data).or_else(|| bytes_in_memory(vcpu, memory)).unwrap_or_default();
+    describe(&bytes, host)
+}
+
+fn describe(bytes: &[u8], host: HostKind) -> String {
+    let mut text = "KVM can't emulate the instruction".to_owned();
+    if let Some(name) = instruction::name(bytes) {
+        text.push(' ');
+        text.push_str(name);
+    }
+    if bytes.is_empty() {
+        text.push_str(", whose bytes are unknown");
+    } else {
+        text.push_str(" with the bytes");
+        for byte in bytes {
+            // Writing to a string can't fail.
+            let _ = write!(text, " {byte:02x}");
+        }
+    }
+    text.push_str(match host {
+        HostKind::Emulated => {
+            "; on this host KVM emulates the guest's kernel: boot one that is made for it (tools/guest), or a host with \
+             VT-x or AMD-V"
+        }
+        HostKind::Hardware => {
+            "; it accesses device registers, or memory that is none: look for a wild jump or pointer in the guest, or an \
+             access to a device by an unusual instruction"
+        }
+    });
+    text
+}
+
+fn reported_bytes(data: &[u64]) -> Option<Vec<u8>> {
+    let (flags, rest) = data.split_first()?;
+    if flags & u64::from(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) == 0 {
+        return None;
+    }
+    let bytes: Vec<u8> = rest.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let (&size, bytes) = bytes.split_first()?;
+    let size = usize::from(size).min(LONGEST);
+    bytes.get(..size).filter(|bytes| !bytes.is_empty()).map(<[u8]>::to_vec)
+}
+
+fn bytes_in_memory(vcpu: &VcpuFd, memory: &GuestMemory) -> Option<Vec<u8>> {
+    let linear = vcpu.get_sregs().ok()?.cs.base.wrapping_add(vcpu.get_regs().ok()?.rip);
+    let translation = vcpu.translate_gva(linear).ok().filter(|translation| translation.valid != 0)?;
+    let mut bytes = [0; LONGEST];
+    let read = memory.read(&mut bytes, GuestAddress(translation.physical_address)).ok()?;
+    bytes.get(..read).map(<[u8]>::to_vec)
+}
