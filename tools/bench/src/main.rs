@@ -1,3 +1,111 @@
-//! Measures start time and memory of a vmm, beside another Firecracker-compatible one.
+//! Measures how fast a vmm starts a guest and how much memory it takes, beside another Firecracker-compatible one.
+//!
+//! The guest is one page: it writes a byte to the serial port and halts. Each round starts one such guest with every
+//! contestant, configured by the same requests, and the order changes from round to round, so that what else the machine does
+//! hits all of them. What is compared is read back: a table says which system call filters each had in force.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`contestant`] | a vmm, alone or in a jail, and how it is started |
+//! | [`client`] | requests to its API |
+//! | [`guest`] | the guest's image |
+//! | [`round`] | one start, timed step by step |
+//! | [`footprint`] | memory of a running vmm, and its filters |
+//! | [`report`] | medians and ratios, as tables and as JSON |
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod client;
+mod contestant;
+mod error;
+mod footprint;
+mod guest;
+mod report;
+mod round;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::contestant::Contestant;
+use crate::error::{Error, at};
+use crate::report::Report;
+
+/// Measures start time and memory of a vmm, beside another Firecracker-compatible one.
+#[derive(Debug, Parser)]
+#[command(name = "stockade-bench", version)]
+struct Arguments {
+    /// The vmm
+    #[arg(long, value_name = "PATH", default_value = "target/dist/stockade-vmm")]
+    vmm: PathBuf,
+    /// A vmm to compare it with
+    #[arg(long, value_name = "PATH")]
+    peer_vmm: Option<PathBuf>,
+    /// The jailer of that: measures it in a jail as well, which needs root
+    #[arg(long, value_name = "PATH", requires = "peer_vmm")]
+    peer_jailer: Option<PathBuf>,
+    /// Further argument of the vmm; may be repeated
+    #[arg(long = "argument", value_name = "ARGUMENT", allow_hyphen_values = true)]
+    arguments: Vec<String>,
+    /// Further argument of the peer, for instance --no-seccomp; may be repeated
+    #[arg(long = "peer-argument", value_name = "ARGUMENT", allow_hyphen_values = true, requires = "peer_vmm")]
+    peer_arguments: Vec<String>,
+    /// How often each is started
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Write the result as JSON as well
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("stockade-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Error> {
+    let report = Report::new(measure(&contestants(arguments)?, arguments.rounds)?);
+    println!("{report}");
+    if let Some(file) = &arguments.json {
+        std::fs::write(file, report.to_json()).map_err(at("write", file))?;
+    }
+    Ok(())
+}
+
+/// The vmm and its peer, alone and then in a jail.
+fn contestants(arguments: &Arguments) -> Result<Vec<Contestant>, Error> {
+    let mut contestants = vec![Contestant::new("stockade", &arguments.vmm, &arguments.arguments, None)?];
+    if let Some(peer) = &arguments.peer_vmm {
+        contestants.push(Contestant::new("peer", peer, &arguments.peer_arguments, None)?);
+        if let Some(jailer) = &arguments.peer_jailer {
+            contestants.push(Contestant::new("peer", peer, &arguments.peer_arguments, Some(jailer))?);
+        }
+    }
+    Ok(contestants)
+}
+
+/// Runs the rounds, and returns those of each contestant.
+fn measure(contestants: &[Contestant], rounds: u32) -> Result<Vec<(&Contestant, Vec<round::Round>)>, Error> {
+    let scratch = tempfile::Builder::new().prefix("stockade-bench-").tempdir();
+    let scratch = scratch.map_err(at("make a folder in", &std::env::temp_dir()))?;
+    let mut results: Vec<(&Contestant, Vec<round::Round>)> = contestants.iter().map(|one| (one, Vec::new())).collect();
+    // The first start reads the programs into the page cache, and is not counted.
+    for (contestant, _) in &results {
+        round::run(contestant, scratch.path())?;
+    }
+    for number in 0..rounds {
+        let mut order: Vec<_> = results.iter_mut().collect();
+        if number % 2 == 1 {
+            order.reverse();
+        }
+        for (contestant, done) in order {
+            done.push(round::run(contestant, scratch.path())?);
+        }
+    }
+    Ok(results)
+}

@@ -1,0 +1,164 @@
+//! A vmm that takes part, alone or in a jail, and how it is started.
+
+use std::fs::{File, Permissions};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::error::{Error, at};
+use crate::guest;
+
+/// Name of every VM here, and of its folder in a chroot jail.
+const ID: &str = "bench";
+/// User and group of a jailed vmm: nobody's.
+const JAILED_ID: u32 = 65_534;
+/// How long a guest may take to write something, milliseconds.
+const PATIENCE_MS: u16 = 10_000;
+
+/// A vmm.
+#[derive(Debug)]
+pub struct Contestant {
+    /// Whose it is, and whether it is in a jail.
+    pub name: String,
+    /// The program.
+    pub vmm: PathBuf,
+    /// The jailer's program.
+    pub jailer: Option<PathBuf>,
+    arguments: Vec<String>,
+}
+
+/// Everything that is made before the clock starts.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What the vmm calls the kernel.
+    pub kernel: PathBuf,
+    command: Command,
+    socket: PathBuf,
+    log: PathBuf,
+    vmm: PathBuf,
+}
+
+/// A started vmm; killed when dropped.
+#[derive(Debug)]
+pub struct Running {
+    /// The program, for messages.
+    pub vmm: PathBuf,
+    /// Its API socket, as it is called outside of a jail.
+    pub socket: PathBuf,
+    child: Child,
+    console: File,
+    log: PathBuf,
+}
+
+impl Contestant {
+    /// Finds the programs.
+    pub fn new(owner: &str, vmm: &Path, arguments: &[String], jailer: Option<&Path>) -> Result<Self, Error> {
+        let absolute = |path: &Path| path.canonicalize().map_err(at("find", path));
+        let place = if jailer.is_some() { "jailed" } else { "unjailed" };
+        Ok(Self {
+            name: format!("{owner}, {place}"),
+            vmm: absolute(vmm)?,
+            jailer: jailer.map(absolute).transpose()?,
+            arguments: arguments.to_vec(),
+        })
+    }
+
+    /// Puts the kernel where the vmm finds it, and writes the command line.
+    pub fn prepare(&self, folder: &Path) -> Result<Prepared, Error> {
+        let log = folder.join("log");
+        let output = File::create(&log).map_err(at("create", &log))?;
+        let (mut command, kernel, socket) = match &self.jailer {
+            None => self.alone(folder)?,
+            Some(jailer) => self.in_chroot(jailer, folder)?,
+        };
+        command.args(&self.arguments).env_clear().stdin(Stdio::null()).stderr(output);
+        Ok(Prepared { kernel, command, socket, log, vmm: self.vmm.clone() })
+    }
+
+    fn alone(&self, folder: &Path) -> Result<(Command, PathBuf, PathBuf), Error> {
+        let (kernel, socket) = (folder.join("kernel"), folder.join("api"));
+        write_kernel(&kernel)?;
+        let mut command = Command::new(&self.vmm);
+        command.args(["--id", ID, "--api-sock"]).arg(&socket);
+        Ok((command, kernel, socket))
+    }
+
+    /// As Firecracker's jailer has it: the jail is the folder `BASE/PROGRAM/ID/root`, and may be filled beforehand.
+    fn in_chroot(&self, jailer: &Path, folder: &Path) -> Result<(Command, PathBuf, PathBuf), Error> {
+        let root = folder.join(self.vmm.file_name().unwrap_or_default()).join(ID).join("root");
+        std::fs::create_dir_all(&root).map_err(at("create", &root))?;
+        write_kernel(&root.join("kernel"))?;
+        let mut command = Command::new(jailer);
+        let (user, base) = (JAILED_ID.to_string(), folder);
+        command.args(["--id", ID, "--uid", &user, "--gid", &user, "--exec-file"]).arg(&self.vmm);
+        command.arg("--chroot-base-dir").arg(base).args(["--", "--api-sock", "/api"]);
+        Ok((command, "/kernel".into(), root.join("api")))
+    }
+}
+
+fn write_kernel(path: &Path) -> Result<(), Error> {
+    std::fs::write(path, guest::image()).map_err(at("write", path))?;
+    // Whoever the vmm runs as in its jail.
+    std::fs::set_permissions(path, Permissions::from_mode(0o444)).map_err(at("set the mode of", path))
+}
+
+impl Prepared {
+    /// Starts the process.
+    pub fn spawn(mut self) -> Result<Running, Error> {
+        let (console, writer) = std::io::pipe().map_err(at("make a pipe for", &self.vmm))?;
+        let child = self.command.stdout(writer).spawn().map_err(at("start", &self.vmm))?;
+        // The command holds the pipe's other end, without which the pipe never ends.
+        drop(self.command);
+        let console = File::from(std::os::fd::OwnedFd::from(console));
+        Ok(Running { vmm: self.vmm, socket: self.socket, child, console, log: self.log })
+    }
+}
+
+impl Running {
+    /// Process id of the vmm: a jailer executes it in its own place.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// An error if the process is gone.
+    pub fn expect_alive(&mut self) -> Result<(), Error> {
+        match self.child.try_wait().map_err(at("wait for", &self.vmm))? {
+            Some(status) => Err(self.silent(format!("ended early with {status}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// The console, which is standard output, and its vmm for messages.
+    pub fn wait_for_output(&mut self) -> Result<&mut File, Error> {
+        let mut descriptors = [PollFd::new(self.console.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut descriptors, PollTimeout::from(PATIENCE_MS)) {
+            Ok(0) => Err(self.silent("runs, but its guest writes nothing")),
+            Ok(_) => Ok(&mut self.console),
+            Err(error) => Err(at("wait for the console of", &self.vmm)(error.into())),
+        }
+    }
+
+    /// An error with the vmm's own words.
+    pub fn silent(&self, when: impl Into<String>) -> Error {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        Error::Silent { vmm: self.vmm.clone(), when: when.into(), log: log.trim().to_owned() }
+    }
+
+    /// Kills it and waits until it is gone.
+    pub fn end(mut self) -> Result<(), Error> {
+        self.child.kill().map_err(at("kill", &self.vmm))?;
+        self.child.wait().map_err(at("wait for", &self.vmm))?;
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Fails if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
