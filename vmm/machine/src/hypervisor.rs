@@ -6,7 +6,7 @@ use kvm_bindings::KVM_API_VERSION;
 use kvm_ioctls::Kvm;
 
 use crate::{
-    arch::{self, Features, HostKind},
+    arch::{Features, HostKind},
     machine::BareMachine,
     sys,
 };
@@ -70,14 +70,12 @@ impl Hypervisor {
         self.features.host()
     }
 
-    /// Creates a machine with the interrupt controllers and the timer of a PC, and its first vCPU.
+    /// Creates a machine, with nothing in it.
     ///
     /// # Errors
-    /// If KVM refuses, for want of memory or of a capability.
+    /// If KVM refuses, for instance for want of memory.
     pub fn create_machine(self) -> Result<BareMachine, HypervisorError> {
         let vm = self.kvm.create_vm().map_err(HypervisorError::of("KVM_CREATE_VM"))?;
-        arch::create_platform(&vm)?;
-        let first = vm.create_vcpu(0).map_err(HypervisorError::of("KVM_CREATE_VCPU 0"))?;
-        Ok(BareMachine::new(self.kvm, vm, first, self.features))
+        Ok(BareMachine::new(self.kvm, vm, self.features))
     }
 }

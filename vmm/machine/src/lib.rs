@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! Hypervisor::open      /dev/kvm, or an inherited descriptor; asked once what it offers
-//!   .create_machine     a virtual machine with interrupt controllers and its first vCPU: needs no configuration yet
-//! BareMachine::build    memory, the other vCPUs, CPUID
+//!   .create_machine     a virtual machine with nothing in it; up to here, no configuration is needed
+//! BareMachine::build    memory, interrupt controllers, vCPUs, CPUID
 //! Machine               irqfds and ioeventfds; guest memory for the loader
 //!   .set_entry          registers of the first vCPU, as the loader returned them
 //!   .start_vcpus        a confined thread for each vCPU, paused

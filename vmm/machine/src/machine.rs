@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::{
     arch::{self, Features, HostKind, ThreadsPerCore, VcpuConfigError},
     group::{GroupError, VcpuGroup},
+    hypervisor::HypervisorError,
     memory::{MemoryError, MemorySpec},
     vcpu::{Buses, Vcpu},
 };
@@ -51,6 +52,9 @@ pub enum MachineError {
     /// Memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// What belongs to every machine.
+    #[error(transparent)]
+    Platform(#[from] HypervisorError),
     /// A vCPU that can't be created.
     #[error("KVM_CREATE_VCPU {index}: {source}")]
     CreateVcpu {
@@ -87,21 +91,20 @@ pub enum MachineError {
     },
 }
 
-/// A virtual machine without memory. It has interrupt controllers and one vCPU.
+/// A virtual machine with nothing in it.
 #[derive(Debug)]
 pub struct BareMachine {
     kvm: Kvm,
     vm: VmFd,
-    first: VcpuFd,
     features: Features,
 }
 
 impl BareMachine {
-    pub(crate) fn new(kvm: Kvm, vm: VmFd, first: VcpuFd, features: Features) -> Self {
-        Self { kvm, vm, first, features }
+    pub(crate) fn new(kvm: Kvm, vm: VmFd, features: Features) -> Self {
+        Self { kvm, vm, features }
     }
 
-    /// Gives it memory and vCPUs. /dev/kvm is closed afterwards.
+    /// Gives it memory, interrupt controllers and vCPUs. /dev/kvm is closed afterwards.
     ///
     /// # Errors
     /// If the host can't give what `spec` asks for.
@@ -110,15 +113,17 @@ impl BareMachine {
             return Err(MachineError::VcpuCount(spec.vcpus));
         }
         self.check_capabilities(spec.template)?;
+        // Memory slots come first. KVM waits for a grace period when they change, and while it still disposes of what the
+        // interrupt controllers' registration left behind, that takes milliseconds instead of microseconds.
         let memory = spec.memory.map(self.features.address_bits())?;
         spec.memory.register(&self.vm, &memory)?;
+        arch::create_platform(&self.vm)?;
 
-        let mut vcpus = Vec::with_capacity(usize::from(spec.vcpus));
-        vcpus.push(self.first);
-        for index in 1..spec.vcpus {
+        let create_vcpu = |index| {
             let failed = |source: kvm_ioctls::Error| MachineError::CreateVcpu { index, source: source.into() };
-            vcpus.push(self.vm.create_vcpu(u64::from(index)).map_err(failed)?);
-        }
+            self.vm.create_vcpu(u64::from(index)).map_err(failed)
+        };
+        let vcpus = (0..spec.vcpus).map(create_vcpu).collect::<Result<Vec<_>, _>>()?;
         let model = self
             .features
             .model(spec.vcpus, spec.threads_per_core, spec.template)

@@ -22,15 +22,12 @@ pub(crate) fn explain(vcpu: &VcpuFd, memory: &GuestMemory, host: HostKind, data:
 }
 
 fn describe(bytes: &[u8], host: HostKind) -> String {
-    let mut text = "KVM can't emulate the instruction".to_owned();
-    if let Some(name) = instruction::name(bytes) {
-        text.push(' ');
-        text.push_str(name);
-    }
+    let name = instruction::name(bytes).unwrap_or("an instruction");
+    let mut text = format!("KVM can't emulate {name}, ");
     if bytes.is_empty() {
-        text.push_str(", whose bytes are unknown");
+        text.push_str("the bytes of which are unknown");
     } else {
-        text.push_str(" with the bytes");
+        text.push_str("the code from there on is");
         for byte in bytes {
             // Writing to a string can't fail.
             let _ = write!(text, " {byte:02x}");
@@ -38,12 +35,12 @@ fn describe(bytes: &[u8], host: HostKind) -> String {
     }
     text.push_str(match host {
         HostKind::Emulated => {
-            "; on this host KVM emulates the guest's kernel: boot one that is made for it (tools/guest), or a host with \
+            "; on this host KVM emulates the guest's kernel: boot one that is made for it (tools/guest), or use a host with \
              VT-x or AMD-V"
         }
         HostKind::Hardware => {
-            "; it accesses device registers, or memory that is none: look for a wild jump or pointer in the guest, or an \
-             access to a device by an unusual instruction"
+            "; it accesses device registers, or an address where nothing is: look for a wild pointer or jump in the guest, \
+             or a driver that accesses a device by other means than mov"
         }
     });
     text
@@ -66,4 +63,36 @@ fn bytes_in_memory(vcpu: &VcpuFd, memory: &GuestMemory) -> Option<Vec<u8>> {
     let mut bytes = [0; LONGEST];
     let read = memory.read(&mut bytes, GuestAddress(translation.physical_address)).ok()?;
     bytes.get(..read).map(<[u8]>::to_vec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_bytes_that_kvm_reports() {
+        let words =
+            |bytes: [u8; 16]| [bytes[..8].try_into().unwrap(), bytes[8..].try_into().unwrap()].map(u64::from_le_bytes);
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&[3, 0x0f, 0x01, 0xca]);
+        let data: Vec<u64> = [1].into_iter().chain(words(bytes)).collect();
+        assert_eq!(reported_bytes(&data).unwrap(), [0x0f, 0x01, 0xca]);
+        assert_eq!(reported_bytes(&[0, data[1], data[2]]), None, "the flag says that there are none");
+        for data in [&[][..], &[1], &[1, 0], &data[..1]] {
+            assert_eq!(reported_bytes(data), None);
+        }
+        bytes[0] = 0xff;
+        let data: Vec<u64> = [1].into_iter().chain(words(bytes)).collect();
+        assert_eq!(reported_bytes(&data).unwrap().len(), LONGEST);
+        assert_eq!(reported_bytes(&data[..2]), None, "shorter than it says");
+    }
+
+    #[test]
+    fn says_what_to_do() {
+        let text = describe(&[0x0f, 0x01, 0xca], HostKind::Emulated);
+        assert!(text.starts_with("KVM can't emulate clac, the code from there on is 0f 01 ca; on this host"), "{text}");
+        assert!(
+            describe(&[], HostKind::Hardware).contains("an instruction, the bytes of which are unknown; it accesses")
+        );
+    }
 }

@@ -11,9 +11,9 @@ pub(crate) fn name(bytes: &[u8]) -> Option<&'static str> {
         [0x0f, opcode, ..] => two_byte(prefix, opcode),
         [0x9b, ..] => Some("fwait"),
         [0xcc, ..] => Some("int3"),
-        [0xd8..=0xdf, ..] => Some("of the x87 floating-point unit"),
-        [0xc4 | 0xc5, ..] => Some("of AVX (VEX)"),
-        [0x62, ..] => Some("of AVX-512 (EVEX)"),
+        [0xd8..=0xdf, ..] => Some("an x87 instruction"),
+        [0xc4 | 0xc5, ..] => Some("an AVX or BMI instruction"),
+        [0x62, ..] => Some("an AVX-512 instruction"),
         _ => None,
     }
 }
@@ -93,8 +93,8 @@ fn three_byte(prefix: Prefix, opcode: u8) -> Option<&'static str> {
         (Prefix::OperandSize, 0xf6) => "adcx",
         (Prefix::Rep, 0xf6) => "adox",
         (Prefix::None, 0xf9) => "movdiri",
-        (_, 0xdb..=0xdf) => "of AES",
-        _ => "of SSE",
+        (_, 0xdb..=0xdf) => "an AES instruction",
+        _ => "an SSE instruction",
     })
 }
 
@@ -107,7 +107,7 @@ fn two_byte(prefix: Prefix, opcode: u8) -> Option<&'static str> {
         (Prefix::Rep, 0xbc) => "tzcnt",
         (Prefix::Rep, 0xbd) => "lzcnt",
         (Prefix::Rep, 0x1e) => "rdssp",
-        (_, 0x3a | 0x12..=0x17 | 0x28..=0x2f | 0x50..=0x7f | 0xc2..=0xc6 | 0xd0..=0xff) => "of SSE",
+        (_, 0x3a | 0x12..=0x17 | 0x28..=0x2f | 0x50..=0x7f | 0xc2..=0xc6 | 0xd0..=0xff) => "an SSE instruction",
         _ => return None,
     })
 }
@@ -128,9 +128,9 @@ mod tests {
             (&[0x0f, 0x01, 0xf9], Some("rdtscp")),
             (&[0x66, 0x0f, 0x38, 0x82, 0x07], Some("invpcid")),
             (&[0x66, 0x0f, 0xae, 0x30], Some("clwb")),
-            (&[0x66, 0x0f, 0x6f, 0x07], Some("of SSE")),
-            (&[0xc5, 0xf8, 0x77], Some("of AVX (VEX)")),
-            (&[0xdb, 0xe3], Some("of the x87 floating-point unit")),
+            (&[0x66, 0x0f, 0x6f, 0x07], Some("an SSE instruction")),
+            (&[0xc5, 0xf8, 0x77], Some("an AVX or BMI instruction")),
+            (&[0xdb, 0xe3], Some("an x87 instruction")),
             (&[0xcc], Some("int3")),
             (&[0x90], None),
             (&[0x66], None),
