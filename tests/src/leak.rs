@@ -37,17 +37,20 @@ impl Host {
 
     /// Panics with a list of what is there now that wasn't before, once it has had time to go away.
     pub fn expect_unchanged(self) {
-        let deadline = Instant::now() + GRACE;
+        let left = self.left_after(GRACE);
+        for child in children() {
+            let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
+        }
+        assert!(left.is_empty(), "the test left behind:\n  {}", left.join("\n  "));
+    }
+
+    /// What is there that wasn't before, and is still there after this time.
+    fn left_after(&self, grace: Duration) -> Vec<String> {
+        let deadline = Instant::now() + grace;
         loop {
             let left: Vec<String> = things().difference(&self.things).cloned().chain(remaining_children()).collect();
-            if left.is_empty() {
-                return;
-            }
-            if Instant::now() >= deadline {
-                for child in children() {
-                    let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
-                }
-                panic!("the test left behind:\n  {}", left.join("\n  "));
+            if left.is_empty() || Instant::now() >= deadline {
+                return left;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -59,9 +62,11 @@ fn things() -> BTreeSet<String> {
     let mut things = BTreeSet::new();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo");
     things.extend(mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| format!("mount {point}")));
-    for path in entries(Path::new("/proc/self/fd")) {
-        // The descriptor by which the folder itself is read is gone already.
-        if let Ok(target) = std::fs::read_link(&path) {
+    let descriptors = Path::new("/proc").join(std::process::id().to_string()).join("fd");
+    for path in entries(&descriptors) {
+        let target = std::fs::read_link(&path).unwrap_or_default();
+        // But for the one by which the folder itself is read.
+        if target != descriptors {
             things.insert(format!("descriptor {} of the test: {}", path.display(), target.display()));
         }
     }
@@ -106,4 +111,55 @@ fn children() -> Vec<i32> {
         .filter_map(|path| path.file_name()?.to_str()?.parse().ok())
         .filter(|pid| crate::process::status_field(*pid, "PPid").is_some_and(|parent| parent == own))
         .collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+    use std::process::Command;
+    use std::sync::PoisonError;
+
+    use super::*;
+
+    /// What the body leaves behind, while it keeps what it returns.
+    fn left_by<T>(body: impl FnOnce() -> T) -> Vec<String> {
+        let _turn = crate::ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = Host::observe();
+        let kept = body();
+        let left = before.left_after(Duration::ZERO);
+        drop(kept);
+        for child in children() {
+            let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
+        }
+        assert_eq!(before.left_after(GRACE), [""; 0], "all is gone in the end");
+        left
+    }
+
+    fn assert_only(left: &[String], text: &str) {
+        assert!(left.len() == 1 && left.iter().all(|thing| thing.contains(text)), "not {text}: {left:?}");
+    }
+
+    #[test]
+    fn nothing_is_left_of_nothing() {
+        assert_eq!(left_by(|| Command::new("true").status().unwrap()), [""; 0]);
+    }
+
+    #[test]
+    fn orphans_are_found() {
+        assert_only(&left_by(|| Command::new("sh").args(["-c", "sleep 1000 >&2 &"]).status().unwrap()), "sleep 1000");
+    }
+
+    #[test]
+    fn descriptors_are_found() {
+        assert_only(&left_by(|| std::fs::File::open("/etc/passwd").unwrap()), "/etc/passwd");
+    }
+
+    #[test]
+    fn sockets_are_found() {
+        let name = format!("{}-socket", own_tag());
+        let left = left_by(|| UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap());
+        assert!(left.iter().any(|thing| thing.starts_with("socket ") && thing.contains(&name)), "{left:?}");
+    }
 }

@@ -61,12 +61,14 @@ impl Need {
     }
 }
 
+/// Held while a test of this process runs.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// Runs a test: checks its needs, runs it, and checks that nothing is left of it.
 ///
 /// Tests in one process run one after the other, because a leak could not be blamed otherwise; tests in different processes
 /// run side by side.
 pub fn test(needs: &[Need], body: impl FnOnce(&Scratch)) {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     if let Some(reason) = needs.iter().find_map(|need| need.missing()) {
         return skip(&reason);
     }

@@ -7,7 +7,7 @@ pub fn status_field(pid: i32, field: &str) -> Option<String> {
     field_of(&format!("/proc/{pid}/status"), field)
 }
 
-/// The same field of every thread: its name, and the value.
+/// The same field of every thread: its name, and the value. Threads that KVM adds to a process are left out.
 pub fn thread_status(pid: i32, field: &str) -> Vec<(String, String)> {
     std::fs::read_dir(format!("/proc/{pid}/task"))
         .expect("list the threads")
@@ -18,6 +18,7 @@ pub fn thread_status(pid: i32, field: &str) -> Vec<(String, String)> {
             let value = field_of(&status.to_string_lossy(), field).expect("read the status of a thread");
             (name.trim().to_owned(), value)
         })
+        .filter(|(name, _)| !name.starts_with("kvm-"))
         .collect()
 }
 

@@ -110,23 +110,22 @@ impl Drop for Session {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_program_has_a_terminal_of_the_size_given() {
-        let terminal = Terminal::open((24, 80));
-        let mut command = Command::new("sh");
-        command
-            .arg("-c")
-            .arg("tty -s && stty size && read line && stty size && echo got $line >/dev/tty && exit $code");
-        let mut session = terminal.start(command.env("code", "7"));
-        terminal.screen().wait_for("24 80");
-        terminal.resize((10, 20));
-        terminal.type_in("hello\n");
-        assert_eq!(session.wait(), Exit::Code(7));
-        terminal.screen().wait_for("10 20");
-        terminal.screen().wait_for("got hello");
+        crate::test(&[], |_| {
+            let terminal = Terminal::open((24, 80));
+            let mut command = Command::new("sh");
+            let script = "tty -s && stty size && read line && stty size && echo got $line >/dev/tty && exit $code";
+            let mut session = terminal.start(command.args(["-c", script]).env("code", "7"));
+            terminal.screen().wait_for("24 80");
+            terminal.resize((10, 20));
+            terminal.type_in("hello\n");
+            assert_eq!(session.wait(), Exit::Code(7));
+            terminal.screen().wait_for("10 20");
+            terminal.screen().wait_for("got hello");
+        });
     }
 }
