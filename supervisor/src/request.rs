@@ -1,6 +1,6 @@
 //! What a caller asks for, validated: nothing in here refers to anything that exists yet.
 //!
-//! Every type that can be written on a command line has a [`FromStr`], whose error names the value and the remedy.
+//! Every type here that can be written on a command line is read from text by itself; its errors name the value and the remedy.
 
 mod paths;
 mod values;
@@ -33,7 +33,8 @@ pub struct InvalidValue {
 }
 
 impl InvalidValue {
-    fn new(problem: impl Into<String>, remedy: &'static str) -> Self {
+    /// What is wrong, and what to write instead.
+    pub fn new(problem: impl Into<String>, remedy: &'static str) -> Self {
         Self { problem: problem.into(), remedy }
     }
 }

@@ -8,6 +8,8 @@
 //! make the host keep is bounded by one window for each output stream that the host itself asked for.
 
 mod channel;
+#[cfg(test)]
+pub(crate) mod fake;
 mod frames;
 mod stream;
 #[cfg(test)]

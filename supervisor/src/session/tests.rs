@@ -1,60 +1,26 @@
 //! Sessions with an agent that does as it is told here, good or bad.
 
 use stockade_guest_protocol::{
-    Command, Decoder, End, GuestMessage, HostMessage, MAX_DATA_BYTES, Setup, Stream, Task, TerminalSize, VERSION,
-    WINDOW_BYTES, encode,
+    Command, End, GuestMessage, HostMessage, MAX_DATA_BYTES, Setup, Stream, Task, TerminalSize, VERSION, WINDOW_BYTES,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
+use tokio::io::{AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 
+use super::fake::Peer;
 use super::{ChannelEnd, Connection, InputClosed, Session, SessionError};
 
 const WINDOW: usize = WINDOW_BYTES as usize;
 
-/// The guest's end of a session.
-struct Peer {
-    socket: DuplexStream,
-    decoder: Decoder,
-}
-
-impl Peer {
-    async fn send(&mut self, message: &GuestMessage<'_>) {
-        let mut frame = Vec::new();
-        encode(message, &mut frame).unwrap();
-        self.socket.write_all(&frame).await.unwrap();
-    }
-
-    async fn expect(&mut self, expected: &HostMessage<'_>) {
-        self.receive(|message| assert_eq!(message, expected)).await;
-    }
-
-    async fn receive<T>(&mut self, look: impl FnOnce(&HostMessage<'_>) -> T) -> T {
-        loop {
-            if let Some(message) = self.decoder.next::<HostMessage<'_>>().unwrap() {
-                return look(&message);
-            }
-            let length = self.socket.read(self.decoder.space()).await.unwrap();
-            assert_ne!(length, 0, "the host hung up");
-            self.decoder.filled(length);
-        }
-    }
-
-    /// Waits until the host hangs up.
-    async fn hung_up(mut self) {
-        while self.socket.read(self.decoder.space()).await.is_ok_and(|length| length > 0) {}
-    }
-}
-
 type HostConnection = Connection<ReadHalf<DuplexStream>, WriteHalf<DuplexStream>>;
 
 /// Both ends, before any greeting.
-fn ends() -> (impl Future<Output = Result<HostConnection, SessionError>>, Peer) {
+fn ends() -> (impl Future<Output = Result<HostConnection, SessionError>>, Peer<DuplexStream>) {
     let (host, guest) = tokio::io::duplex(4 * WINDOW);
     let (reader, writer) = tokio::io::split(host);
-    (Connection::greet(reader, writer), Peer { socket: guest, decoder: Decoder::new() })
+    (Connection::greet(reader, writer), Peer::new(guest))
 }
 
 /// A session that was greeted, its end, and its peer.
-async fn session() -> (Session, tokio::task::JoinHandle<SessionError>, Peer) {
+async fn session() -> (Session, tokio::task::JoinHandle<SessionError>, Peer<DuplexStream>) {
     let (connection, mut peer) = ends();
     peer.send(&GuestMessage::Hello { version: VERSION }).await;
     let connection = connection.await.unwrap();

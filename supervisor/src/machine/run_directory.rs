@@ -1,0 +1,110 @@
+//! The folder of one virtual machine under `/run/stockade/vms`: its sockets, and its console.
+//!
+//! It belongs to the machine's own user id, so that the warden can remove it. Whoever made it removes it too, if the
+//! warden could not; a folder of the same name that somebody else made meanwhile is left alone.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::path::{Path, PathBuf};
+
+use crate::request::VmName;
+
+/// There can't be a folder for the machine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunDirectoryError {
+    /// Another machine has the name.
+    #[error("--name {0}: there is a virtual machine of this name; choose another")]
+    Exists(VmName),
+    /// The folder can't be made.
+    #[error("make {}", path.display())]
+    Create {
+        /// The folder.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A machine's folder, removed at the latest when this is dropped.
+#[derive(Debug)]
+pub(super) struct RunDirectory {
+    path: PathBuf,
+    folder: File,
+}
+
+impl RunDirectory {
+    /// Makes the folder of `name` in `parent`, for the user id `owner`.
+    pub(super) fn create(parent: &Path, name: &VmName, owner: u32) -> Result<Self, RunDirectoryError> {
+        let path = parent.join(name.as_str());
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => RunDirectoryError::Exists(name.clone()),
+            _ => RunDirectoryError::Create { path: path.clone(), source },
+        })?;
+        let own = || chown(&path, Some(owner), Some(owner)).and_then(|()| File::open(&path));
+        match own() {
+            Ok(folder) => Ok(Self { path, folder }),
+            Err(source) => {
+                let _ = std::fs::remove_dir(&path);
+                Err(RunDirectoryError::Create { path, source })
+            }
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the folder, if nobody did yet. Returns what could not be removed, in words.
+    pub(super) fn remove_if_there(&self) -> Option<String> {
+        let is_there = self.folder.metadata().map_or(true, |metadata| metadata.nlink() > 0);
+        if !is_there {
+            return None;
+        }
+        let error = std::fs::remove_dir_all(&self.path).err()?;
+        (error.kind() != io::ErrorKind::NotFound).then(|| format!("{}: {error}", self.path.display()))
+    }
+}
+
+impl Drop for RunDirectory {
+    fn drop(&mut self) {
+        let _ = self.remove_if_there();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own_uid() -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+
+    #[test]
+    fn a_folder_is_made_once_and_removed_by_its_maker() {
+        let parent = tempfile::tempdir().unwrap();
+        let name: VmName = "one".parse().unwrap();
+        let first = RunDirectory::create(parent.path(), &name, own_uid()).unwrap();
+        assert_eq!(first.folder.metadata().unwrap().mode() & 0o777, 0o700);
+        std::fs::write(first.path().join("console"), "x").unwrap();
+        let second = RunDirectory::create(parent.path(), &name, own_uid());
+        assert!(matches!(second, Err(RunDirectoryError::Exists(_))));
+        drop(first);
+        assert!(!parent.path().join("one").exists());
+    }
+
+    #[test]
+    fn a_successor_of_the_same_name_is_left_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let name: VmName = "one".parse().unwrap();
+        let first = RunDirectory::create(parent.path(), &name, own_uid()).unwrap();
+        std::fs::remove_dir(first.path()).unwrap();
+        let second = RunDirectory::create(parent.path(), &name, own_uid()).unwrap();
+        assert_eq!(first.remove_if_there(), None);
+        drop(first);
+        assert!(second.path().exists());
+    }
+}

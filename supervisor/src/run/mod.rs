@@ -1,0 +1,279 @@
+//! The life of one command in one virtual machine that is made for it, from opening images to removing the last trace.
+
+mod command;
+mod outcome;
+mod resources;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::time::Duration;
+
+use stockade_guest_protocol::{Root, Setup};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::{sleep, timeout};
+
+use crate::client::{Client, StreamError};
+use crate::config::ROOT_DEVICE;
+use crate::images::ImageError;
+use crate::installation::{Installation, InstallationError};
+use crate::machine::launch::{LaunchError, launch};
+use crate::machine::{Machine, MachineEnd};
+use crate::phases::{Observer, Phase, PhaseClock};
+use crate::report::{self, Report};
+use crate::request::{Access, RunRequest};
+use crate::session::{Connection, Session, SessionError};
+use crate::text::chain;
+use crate::transfer::{CopyError, DestinationError, copy_in, copy_out};
+
+pub use outcome::Outcome;
+
+use command::{CommandEnd, Next};
+use resources::Resources;
+
+/// How long a guest may take to boot and call.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+/// How long a guest may take to power itself off when nothing depends on it.
+const POWER_OFF_LIMIT: Duration = Duration::from_secs(10);
+/// How long to wait for the reason when a session breaks off.
+const REASON_LIMIT: Duration = Duration::from_secs(3);
+
+/// Stockade could not do its part.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// Stockade's own programs.
+    #[error(transparent)]
+    Installation(#[from] InstallationError),
+    /// An image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A destination of `--copy-out`.
+    #[error(transparent)]
+    Destination(#[from] DestinationError),
+    /// Something else about the request.
+    #[error("{0}")]
+    Request(String),
+    /// The host's part of the start.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The virtual machine ended before its command did.
+    #[error(transparent)]
+    Machine(#[from] MachineEnd),
+    /// The guest did not come up.
+    #[error("the guest did not call within {} seconds; run with --verbose, or try another --kernel", BOOT_LIMIT.as_secs())]
+    BootTimeout,
+    /// The agent.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// A copy between host and guest.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// A stream of the caller.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// A descriptor of the caller.
+    #[error("duplicate a descriptor")]
+    Descriptor(#[source] io::Error),
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Run {
+    /// The outcome of the command, or why there is none.
+    pub outcome: Result<Outcome, RunError>,
+    /// Everything about it.
+    pub report: Report,
+    /// The last lines of the guest's console, if the guest failed.
+    pub console: Vec<String>,
+}
+
+/// Runs the command of `request` in a virtual machine of its own. When this returns, nothing of it is left, or the report
+/// says what is.
+pub async fn run(
+    request: &RunRequest,
+    installation: &Installation,
+    client: &mut Client,
+    observer: &mut dyn Observer,
+) -> Run {
+    let mut life = Life { request, clock: PhaseClock::new(observer), warnings: Vec::new() };
+    let mut confinement = Vec::new();
+    let mut console = Vec::new();
+    let outcome = match life.launch(installation) {
+        Ok((mut machine, agent, resources)) => {
+            let outcome = life.live(&mut machine, agent, &resources, client).await;
+            life.clock.enter(Phase::Stop);
+            confinement = machine.status().confinement.clone();
+            if outcome.is_err() {
+                console = machine.console_tail();
+            }
+            life.warnings.extend(machine.remove().await.into_iter().map(|left| format!("left behind: {left}")));
+            outcome
+        }
+        Err(error) => Err(error),
+    };
+    life.clock.end();
+    let report = Report {
+        version: report::VERSION,
+        stockade: env!("CARGO_PKG_VERSION"),
+        name: request.name.to_string(),
+        exit_code: outcome.as_ref().map_or(Outcome::FAILED, Outcome::exit_code),
+        outcome: outcome.as_ref().ok().cloned(),
+        error: outcome.as_ref().err().map(|error| chain(error)),
+        phases: life.clock.times().to_vec(),
+        confinement,
+        without: request.without.clone(),
+        warnings: life.warnings,
+    };
+    Run { outcome, report, console }
+}
+
+struct Life<'a> {
+    request: &'a RunRequest,
+    clock: PhaseClock<'a>,
+    warnings: Vec<String>,
+}
+
+impl Life<'_> {
+    fn launch(&mut self, installation: &Installation) -> Result<(Machine, UnixStream, Resources), RunError> {
+        self.clock.enter(Phase::Jail);
+        let (resources, blueprint) = Resources::open(self.request, installation)?;
+        let (machine, agent) = launch(blueprint)?;
+        Ok((machine, agent, resources))
+    }
+
+    /// From the first instruction of the guest to the last one that matters.
+    async fn live(
+        &mut self,
+        machine: &mut Machine,
+        agent: UnixStream,
+        resources: &Resources,
+        client: &mut Client,
+    ) -> Result<Outcome, RunError> {
+        let connection = tokio::select! {
+            biased;
+            signal = client.notices.stopped() => return Ok(Outcome::Interrupted { signal }),
+            connection = self.boot(machine, agent) => connection?,
+        };
+        let (session, driver) = connection.into_session();
+        tokio::pin!(driver);
+        let conversation = tokio::select! {
+            biased;
+            end = self.converse(&session, resources, client) => end,
+            end = machine.ended() => Err(end.into()),
+            error = &mut driver => Err(explain(error, machine).await),
+        };
+        if self.needs_power_off(&conversation) {
+            session.power_off();
+            tokio::select! {
+                _ = machine.ended() => {},
+                () = async { driver.await; std::future::pending().await } => {},
+                _ = client.notices.stopped() => {},
+                () = sleep(POWER_OFF_LIMIT) => {
+                    self.warnings.push("the guest did not power itself off in time, and was killed".to_owned());
+                },
+            }
+        }
+        conversation.map(|end| end.outcome)
+    }
+
+    /// A guest that may have changed an image has to unmount it; any other is just killed, which is faster.
+    fn needs_power_off(&self, conversation: &Result<CommandEnd, RunError>) -> bool {
+        let obeys = match conversation {
+            Ok(end) => end.next != Next::Kill,
+            Err(RunError::Machine(_) | RunError::Session(_)) => false,
+            Err(_) => true,
+        };
+        obeys && self.request.root.as_ref().is_some_and(|root| root.access == Access::ReadWrite)
+    }
+
+    /// From the jail to a guest that is ready for the command.
+    async fn boot(
+        &mut self,
+        machine: &mut Machine,
+        agent: UnixStream,
+    ) -> Result<Connection<OwnedReadHalf, OwnedWriteHalf>, RunError> {
+        machine.confined().await?;
+        self.clock.enter_at(Phase::Kvm, machine.status().confined_at_us.unwrap_or_default());
+        machine.kvm_ready().await?;
+        self.clock.enter_at(Phase::Load, machine.status().kvm_ready_at_us.unwrap_or_default());
+        machine.started().await?;
+        self.clock.enter_at(Phase::Kernel, machine.status().started_at_us.unwrap_or_default());
+
+        let (reader, writer) = agent.into_split();
+        let greeted = tokio::select! {
+            biased;
+            greeted = timeout(BOOT_LIMIT, Connection::greet(reader, writer)) => greeted,
+            end = machine.ended() => return Err(end.into()),
+        };
+        let mut connection = match greeted {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return Err(explain(error, machine).await),
+            Err(_) => return Err(RunError::BootTimeout),
+        };
+        self.clock.enter(Phase::Agent);
+        let writable = self.request.root.as_ref().map(|root| root.access == Access::ReadWrite);
+        let root = writable.map(|writable| Root { device: ROOT_DEVICE, writable });
+        let set_up = tokio::select! {
+            biased;
+            set_up = timeout(BOOT_LIMIT, connection.set_up(Setup { hostname: self.request.name.as_str(), root })) => set_up,
+            end = machine.ended() => return Err(end.into()),
+        };
+        match set_up {
+            Ok(Ok(())) => Ok(connection),
+            Ok(Err(error)) => Err(explain(error, machine).await),
+            Err(_) => Err(RunError::BootTimeout),
+        }
+    }
+
+    /// Everything that is asked of the agent.
+    async fn converse(
+        &mut self,
+        session: &Session,
+        resources: &Resources,
+        client: &mut Client,
+    ) -> Result<CommandEnd, RunError> {
+        if !self.request.copy_in.is_empty() {
+            self.clock.enter(Phase::CopyIn);
+        }
+        for copy in &self.request.copy_in {
+            tokio::select! {
+                biased;
+                signal = client.notices.stopped() => return Ok(CommandEnd::interrupted(signal, Next::PowerOff)),
+                copied = copy_in(session, copy) => copied?,
+            }
+        }
+        self.clock.enter(Phase::Command);
+        let end = command::execute(session, self.request, client).await?;
+        self.clock.end();
+        if end.next != Next::CopyOut || resources.destinations.is_empty() {
+            return Ok(end);
+        }
+        self.clock.enter(Phase::CopyOut);
+        for destination in &resources.destinations {
+            tokio::select! {
+                biased;
+                signal = client.notices.stopped() => return Ok(CommandEnd::interrupted(signal, Next::PowerOff)),
+                copied = copy_out(session, destination) => match copied {
+                    Ok(()) => {},
+                    // A failed command explains a file that is not there, and its exit code says more.
+                    Err(error) if end.outcome != (Outcome::Exited { code: 0 }) => self.warnings.push(chain(&error)),
+                    Err(error) => return Err(error.into()),
+                },
+            }
+        }
+        Ok(end)
+    }
+}
+
+/// A session that breaks off is most often a guest that ended, which explains more.
+async fn explain(error: SessionError, machine: &mut Machine) -> RunError {
+    match error {
+        SessionError::Lost | SessionError::Socket(_) => match timeout(REASON_LIMIT, machine.ended()).await {
+            Ok(end) => end.into(),
+            Err(_) => error.into(),
+        },
+        other => other.into(),
+    }
+}

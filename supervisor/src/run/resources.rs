@@ -1,0 +1,76 @@
+//! Everything of the host that a run needs, opened and checked before anything is made.
+
+use std::fs::File;
+use std::path::Path;
+
+use stockade_guest_protocol::kernel_command_line;
+
+use super::RunError;
+use crate::config::vmm_configuration;
+use crate::images;
+use crate::installation::Installation;
+use crate::machine::launch::Blueprint;
+use crate::request::RunRequest;
+use crate::transfer::Destination;
+
+/// What a run needs besides its machine.
+pub(super) struct Resources {
+    /// Where copies from the guest go.
+    pub(super) destinations: Vec<Destination>,
+}
+
+impl Resources {
+    /// Opens what `request` names, and the parts of Stockade that it needs.
+    pub(super) fn open(request: &RunRequest, installation: &Installation) -> Result<(Self, Blueprint), RunError> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(RunError::Request("only root can build the jail; use sudo stockade run".to_owned()));
+        }
+        for copy in &request.copy_in {
+            let found = std::fs::metadata(&copy.host);
+            found.map_err(|error| RunError::Request(format!("--copy-in {}: {error}", copy.host.display())))?;
+        }
+        let destinations = request.copy_out.iter().map(Destination::resolve).collect::<Result<_, _>>()?;
+        let jailer = installation.open_jailer()?;
+        let vmm = installation.open_vmm()?;
+        let kernel = images::open_kernel(request.kernel.as_deref().unwrap_or(&installation.kernel()))?;
+        let initramfs = images::open_initramfs(request.initramfs.as_deref().unwrap_or(&installation.initramfs()))?;
+        let needed = kernel.length.saturating_add(initramfs.length);
+        if needed >= request.memory.bytes() {
+            let mib = needed >> 20;
+            return Err(RunError::Request(format!(
+                "--memory {}: kernel and initramfs alone have {mib} MiB; give the guest twice that",
+                request.memory
+            )));
+        }
+        let root = request.root.as_ref().map(images::open_root).transpose()?;
+        let access = request.root.as_ref().map(|root| root.access);
+        let command_line = kernel_command_line(request.cpus.get());
+        let blueprint = Blueprint {
+            name: request.name.clone(),
+            cpus: request.cpus,
+            memory: request.memory,
+            configuration: vmm_configuration(request.cpus, request.memory, command_line, access),
+            jailer,
+            vmm,
+            kvm: open_kvm()?,
+            kernel: kernel.file,
+            initramfs: initramfs.file,
+            root: root.map(|image| image.file),
+            without: request.without.clone(),
+        };
+        Ok((Self { destinations }, blueprint))
+    }
+}
+
+fn open_kvm() -> Result<File, RunError> {
+    let path = Path::new("/dev/kvm");
+    File::options().read(true).write(true).open(path).map_err(|error| {
+        let remedy = match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                "this host has no KVM; turn on virtualization in its firmware and modprobe kvm_intel or kvm_amd"
+            }
+            _ => "check the device's permissions",
+        };
+        RunError::Request(format!("open /dev/kvm: {error}; {remedy}"))
+    })
+}
