@@ -1,3 +1,43 @@
-//! The command line.
+//! The command line of Stockade.
+//!
+//! Who I am: the caller, with the caller's rights. What I hold: the caller's streams and the files that the caller names.
+//! `stockade run` carries a supervisor in itself: it leases a user id, opens every file, and hands all of it to
+//! `stockade-jailer` as descriptors. If I die, however suddenly, the jailer's warden sees its control socket close, kills the
+//! virtual machine and removes what was made for it.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod progress;
+mod run;
+mod signals;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use stockade_supervisor::run::Outcome;
+
+use arguments::{Arguments, Verb};
+
+fn main() -> ExitCode {
+    restore_terminal_on_panic();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { Outcome::FAILED.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let Verb::Run(arguments) = arguments.verb;
+    ExitCode::from(run::execute(*arguments))
+}
+
+/// A panic ends this program as an error of Stockade's own, and not with a raw terminal.
+fn restore_terminal_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        terminal::restore();
+        run::say(&format!("internal error, please report it: {panic}"));
+        std::process::exit(Outcome::FAILED.into());
+    }));
+}

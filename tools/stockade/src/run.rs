@@ -1,0 +1,167 @@
+//! `stockade run`: turns options into a request, runs it, and says what came of it.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use stockade_supervisor::client::{Client, Notices};
+use stockade_supervisor::installation::{Installation, InstallationError};
+use stockade_supervisor::report::Report;
+use stockade_supervisor::request::{EnvironmentEntry, RunRequest, VmName};
+use stockade_supervisor::run::{Outcome, Run, run};
+use stockade_supervisor::text::chain;
+
+use crate::arguments::RunArguments;
+use crate::progress::{Progress, TerminalUse, Verbosity};
+use crate::{signals, terminal};
+
+/// The command line's own part failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error(transparent)]
+    Installation(#[from] InstallationError),
+    #[error("choose a name")]
+    Name(#[source] io::Error),
+    #[error("--report {}", path.display())]
+    Report { path: PathBuf, source: io::Error },
+    #[error("prepare streams and signals")]
+    Streams(#[source] io::Error),
+}
+
+/// Runs what `arguments` ask for, and returns the exit code.
+pub fn execute(arguments: RunArguments) -> u8 {
+    let executed = execute_or_explain(arguments);
+    executed.unwrap_or_else(|error| {
+        say(&chain(&error));
+        Outcome::FAILED
+    })
+}
+
+fn execute_or_explain(arguments: RunArguments) -> Result<u8, SetupError> {
+    let report = arguments.report.as_deref().map(ReportFile::create).transpose()?;
+    let installation = arguments.binaries.clone().map_or_else(Installation::find, |path| Ok(Installation::at(path)))?;
+    let verbosity = if arguments.verbose { Verbosity::Verbose } else { Verbosity::Quiet };
+    let request = request(arguments)?;
+    let terminal_use = if request.terminal.is_some() { TerminalUse::Raw } else { TerminalUse::Plain };
+    let mut progress = Progress::new(verbosity, terminal_use);
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(SetupError::Streams)?;
+    let finished = runtime.block_on(async {
+        let mut client = client(signals::notices()?)?;
+        Ok(run(&request, &installation, &mut client, &mut progress).await)
+    });
+    // A thread may still wait for somebody to type something.
+    runtime.shutdown_background();
+    terminal::restore();
+    let finished = finished.map_err(SetupError::Streams)?;
+
+    let mut code = finished.report.exit_code;
+    explain(&finished, verbosity);
+    if let Some(report) = report
+        && let Err(error) = report.write(&finished.report)
+    {
+        say(&chain(&error));
+        code = Outcome::FAILED;
+    }
+    Ok(code)
+}
+
+fn request(arguments: RunArguments) -> Result<RunRequest, SetupError> {
+    let shell_on_terminal = arguments.command.is_empty() && terminal::is_interactive();
+    let with_terminal = arguments.terminal || shell_on_terminal;
+    let mut environment = arguments.env;
+    if with_terminal {
+        // First, so that an option overrides it.
+        environment.splice(0..0, EnvironmentEntry::parse("TERM".as_ref(), |name| std::env::var_os(name)).ok());
+    }
+    Ok(RunRequest {
+        name: arguments.name.map_or_else(VmName::random, Ok).map_err(SetupError::Name)?,
+        cpus: arguments.cpus,
+        memory: arguments.memory,
+        kernel: arguments.kernel,
+        initramfs: arguments.initramfs,
+        root: arguments.rootfs,
+        command: arguments.command,
+        environment,
+        directory: arguments.workdir,
+        copy_in: arguments.copy_in,
+        copy_out: arguments.copy_out,
+        terminal: with_terminal.then(terminal::size),
+        timeout: arguments.timeout,
+        without: arguments.without,
+    })
+}
+
+fn client(notices: Notices) -> io::Result<Client> {
+    let duplicate = |stream: &dyn AsFd| -> io::Result<OwnedFd> { stream.as_fd().try_clone_to_owned() };
+    Ok(Client {
+        input: duplicate(&io::stdin())?,
+        output: duplicate(&io::stdout())?,
+        error: duplicate(&io::stderr())?,
+        notices,
+    })
+}
+
+/// Says on standard error what the exit code means, and what else the caller has to know.
+fn explain(finished: &Run, verbosity: Verbosity) {
+    let report = &finished.report;
+    if verbosity == Verbosity::Verbose {
+        for layer in &report.confinement {
+            let state = if layer.enforced { "on" } else { "OFF" };
+            let name = serde_json::to_value(layer.layer).unwrap_or_default();
+            say(&format!("{:<15} {state:<3} {}", name.as_str().unwrap_or_default(), layer.detail));
+        }
+    } else {
+        let given_up = report.confinement.iter().filter(|layer| !layer.enforced);
+        for layer in given_up {
+            let name = serde_json::to_value(layer.layer).unwrap_or_default();
+            say(&format!("the jail was built without {}", name.as_str().unwrap_or_default()));
+        }
+    }
+    if !finished.console.is_empty() {
+        say("the guest's console ended with:");
+        for line in &finished.console {
+            write_error_line(&format!("  {line}"));
+        }
+    }
+    for warning in &report.warnings {
+        say(warning);
+    }
+    match &finished.outcome {
+        Ok(outcome) => outcome.message().iter().for_each(|message| say(message)),
+        Err(error) => say(&chain(error)),
+    }
+}
+
+/// Says one line about the run on standard error.
+pub fn say(line: &str) {
+    write_error_line(&format!("stockade: {line}"));
+}
+
+/// Standard error may be a full disk or gone; there is nobody to tell then.
+fn write_error_line(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Where the report goes: opened before the run, so that a path that makes no sense costs nothing.
+struct ReportFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl ReportFile {
+    fn create(path: &Path) -> Result<Self, SetupError> {
+        let file = File::create(path).map_err(|source| SetupError::Report { path: path.to_owned(), source })?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    fn write(mut self, report: &Report) -> Result<(), SetupError> {
+        let mut write = || -> io::Result<()> {
+            let mut text = serde_json::to_vec_pretty(report)?;
+            text.push(b'\n');
+            self.file.write_all(&text)
+        };
+        write().map_err(|source| SetupError::Report { path: self.path.clone(), source })
+    }
+}
