@@ -1,0 +1,146 @@
+//! Every way of dying: what is said, and that nothing is left, which the harness checks around each test.
+
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::Signal;
+use stockade_tests::guest::{self, Guest, Protocol};
+use stockade_tests::output::Output;
+use stockade_tests::{Scratch, process, program, test, wait_for};
+
+use crate::stockade::{Finished, NEEDS, descendant, finish, finished, pid, run, shell, signal};
+
+/// Runs a flat guest in the place of the kernel.
+fn flat(scratch: &Scratch, guest: Guest) -> Finished {
+    let kernel = scratch.file("kernel", guest.image(Protocol::Linux64));
+    finish(run(scratch, ["--kernel", kernel.to_str().unwrap(), "--", "true"]))
+}
+
+/// Starts a command that says that it is ready, and waits for that.
+fn start(scratch: &Scratch, script: &str) -> (Child, Output) {
+    let script = format!("echo ready; {script}");
+    let mut child = run(scratch, ["--", "sh", "-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
+    let output = Output::collect(child.stdout.take().unwrap());
+    output.wait_for("ready");
+    (child, output)
+}
+
+fn end(child: Child) -> Finished {
+    finished(child.wait_with_output().unwrap())
+}
+
+#[test]
+fn a_guest_says_how_it_died() {
+    test(NEEDS, |scratch| {
+        for (guest, said, console) in [
+            (guest::HELLO, "the guest reset itself", "hello from the guest"),
+            (guest::POWER_OFF, "the guest powered itself off", "powering off"),
+            (guest::HALT, "the guest halted", "halting"),
+            (guest::TRIPLE_FAULT, "the guest crashed with a triple fault", "faulting"),
+            (guest::PANIC, "the guest's kernel panicked", ""),
+        ] {
+            let finished = flat(scratch, guest);
+            finished.expect_error(125, &[said]);
+            assert!(finished.error.contains(console), "{}", finished.error);
+        }
+    });
+}
+
+#[test]
+fn a_linux_guest_says_how_it_died() {
+    test(NEEDS, |scratch| {
+        shell(scratch, "reboot -f").expect_error(125, &["the guest reset itself"]);
+        shell(scratch, "poweroff -f").expect_error(125, &["the guest powered itself off"]);
+        shell(scratch, "halt -f").expect_error(125, &["the guest halted"]);
+        shell(scratch, "echo c >/proc/sysrq-trigger").expect_error(125, &["the guest's kernel panicked"]);
+    });
+}
+
+#[test]
+fn an_interrupt_reaches_the_command_first() {
+    test(NEEDS, |scratch| {
+        let (child, _) = start(scratch, "trap 'exit 3' INT; while :; do sleep 0.1; done");
+        signal(pid(&child), Signal::SIGINT);
+        let finished = end(child);
+        assert_eq!((finished.code, finished.error.as_str()), (3, ""));
+
+        let (child, _) = start(scratch, "exec sleep 1000");
+        signal(pid(&child), Signal::SIGTERM);
+        end(child).expect_line(143, &["SIGTERM"]);
+    });
+}
+
+#[test]
+fn a_second_interrupt_kills() {
+    test(NEEDS, |scratch| {
+        let (child, output) = start(scratch, "trap 'echo once' INT; while :; do sleep 0.1; done");
+        signal(pid(&child), Signal::SIGINT);
+        output.wait_for("once");
+        signal(pid(&child), Signal::SIGINT);
+        end(child).expect_line(130, &["SIGINT"]);
+    });
+}
+
+#[test]
+fn an_interrupt_while_the_guest_boots_ends_the_run() {
+    test(NEEDS, |scratch| {
+        let kernel = scratch.file("kernel", guest::SPIN.image(Protocol::Linux64));
+        let child = run(scratch, ["--kernel", kernel.to_str().unwrap(), "--", "true"]).spawn().unwrap();
+        descendant(pid(&child), "stockade-vmm");
+        signal(pid(&child), Signal::SIGTERM);
+        end(child).expect_line(143, &["SIGTERM"]);
+    });
+}
+
+#[test]
+fn nothing_is_left_when_the_command_line_is_killed() {
+    test(NEEDS, |scratch| {
+        let (mut child, _) = start(scratch, "exec sleep 1000");
+        let vmm = descendant(pid(&child), "stockade-vmm");
+        signal(pid(&child), Signal::SIGKILL);
+        child.wait().unwrap();
+        wait_for("the vmm to be gone", || process::status_field(vmm, "Pid").is_none().then_some(()));
+    });
+}
+
+#[test]
+fn nothing_is_left_when_the_command_line_is_killed_while_the_guest_boots() {
+    test(NEEDS, |scratch| {
+        for _ in 0..5 {
+            let mut child = run(scratch, ["--", "true"]).spawn().unwrap();
+            descendant(pid(&child), "stockade-jailer");
+            signal(pid(&child), Signal::SIGKILL);
+            child.wait().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_vmm_that_is_killed_is_reported() {
+    test(NEEDS, |scratch| {
+        let (child, _) = start(scratch, "exec sleep 1000");
+        signal(descendant(pid(&child), "stockade-vmm"), Signal::SIGKILL);
+        end(child).expect_error(125, &["the vmm died", "SIGKILL"]);
+    });
+}
+
+#[test]
+fn a_warden_that_is_killed_takes_its_machine_with_it() {
+    test(NEEDS, |scratch| {
+        let (child, _) = start(scratch, "exec sleep 1000");
+        signal(descendant(pid(&child), "stockade-jailer"), Signal::SIGKILL);
+        end(child).expect_error(125, &["warden died"]);
+    });
+}
+
+#[test]
+fn a_console_on_a_full_disk_disturbs_nobody() {
+    test(NEEDS, |scratch| {
+        // A file system of its own for the run alone, which is gone with it.
+        let script = r#"mount -t tmpfs -o size=64k none /run && "$1" run --name "$2" \
+            -- sh -c 'i=0; while [ $i -lt 5000 ]; do echo "<1>a line for the console $i"; i=$((i+1)); done >/dev/kmsg; echo done'"#;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, "sh"]).arg(program("stockade")).arg(scratch.vm_name());
+        let finished = finish(command);
+        assert_eq!((finished.code, finished.text(), finished.error.as_str()), (0, "done\n", ""));
+    });
+}

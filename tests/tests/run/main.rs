@@ -1,0 +1,13 @@
+//! `stockade run` from end to end: the real programs, a real guest, and nothing left of either.
+// A test reports what went wrong by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![forbid(unsafe_code)]
+
+mod copies;
+mod deaths;
+mod exit_codes;
+mod options;
+mod rootfs;
+mod stockade;
+mod streams;
+mod terminals;
