@@ -14,10 +14,15 @@
 //! queues when the driver says DRIVER_OK and empties them on reset, each time under the device's lock, so that a device
 //! which is being reset is never in the middle of a request.
 
+pub mod block;
+pub mod chain;
 pub mod core;
+pub mod entropy;
 pub mod fault;
 pub mod interrupt;
 pub mod mmio;
+pub mod serve;
+mod sys;
 pub mod vsock;
 
 use std::sync::Arc;
