@@ -27,3 +27,16 @@ pub enum Role {
     /// The warden.
     Warden,
 }
+
+/// Temporary.
+#[derive(Debug, thiserror::Error)]
+#[error("pledge")]
+pub struct PledgeError;
+
+/// Temporary.
+///
+/// # Errors
+/// Never.
+pub fn pledge(_role: Role) -> Result<(), PledgeError> {
+    Ok(())
+}

@@ -1,3 +1,41 @@
 //! The virtual machine monitor: one VM, driven over a JSON API socket.
 
-fn main() {}
+use std::process::ExitCode;
+
+use stockade_devices::legacy::boot_timer::Timestamp;
+use stockade_vmm::cli::{self, Arguments, Command};
+use stockade_vmm::process::{self, Failure};
+use stockade_vmm::sys;
+
+/// Exit code of a vmm whose arguments are wrong, as Firecracker's.
+const BAD_ARGUMENTS: u8 = 153;
+
+fn main() -> ExitCode {
+    let start = Timestamp::now();
+    sys::use_one_malloc_arena();
+    let program = std::env::args_os().next().unwrap_or_default();
+    match cli::parse(std::env::args_os()) {
+        Ok(Command::Version) => print(&cli::version(&program.to_string_lossy())),
+        Ok(Command::Help) => print(cli::HELP),
+        Ok(Command::Run(arguments)) => run(*arguments, start),
+        Err(error) => {
+            eprintln!("error: {error}");
+            BAD_ARGUMENTS.into()
+        }
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    print!("{text}");
+    ExitCode::SUCCESS
+}
+
+fn run(arguments: Arguments, start: Timestamp) -> ExitCode {
+    match process::run(arguments, start) {
+        Ok(reason) => reason.code().into(),
+        Err(Failure { error, code }) => {
+            log::error!("{error}");
+            code.into()
+        }
+    }
+}

@@ -42,9 +42,6 @@ impl Drive {
         if self.socket.is_some() {
             return Err(DriveError::VhostUser);
         }
-        if self.rate_limiter.is_some_and(|limiter| !limiter.is_empty()) {
-            return Err(DriveError::RateLimiter);
-        }
         if self.io_engine == Some(IoEngine::Async) {
             return Err(DriveError::AsyncEngine);
         }
@@ -89,9 +86,6 @@ pub enum DriveError {
     /// vhost-user.
     #[error("socket: vhost-user drives are not available; give path_on_host instead")]
     VhostUser,
-    /// Rate limiter.
-    #[error("rate_limiter: drives can't be limited yet; remove it, or limit the vmm's cgroup")]
-    RateLimiter,
     /// The asynchronous engine.
     #[error("io_engine Async is not available; use Sync, or leave it out")]
     AsyncEngine,
@@ -126,10 +120,6 @@ mod tests {
         assert_eq!(case(r#","socket":"s""#), Err(DriveError::VhostUser));
         assert_eq!(case(r#","path_on_host":"p","io_engine":"Async""#), Err(DriveError::AsyncEngine));
         assert_eq!(case(r#","path_on_host":"p","rate_limiter":{}"#), Ok("p".to_owned()));
-        assert_eq!(
-            case(r#","path_on_host":"p","rate_limiter":{"ops":{"size":1,"refill_time":1}}"#),
-            Err(DriveError::RateLimiter)
-        );
         assert_eq!(
             case(r#","path_on_host":"p","partuuid":"0 init=/bin/sh""#),
             Err(DriveError::Partuuid("0 init=/bin/sh".to_owned()))

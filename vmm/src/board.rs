@@ -1,0 +1,242 @@
+//! The board that a guest runs on: its devices at their addresses, wired to KVM and to the event loop.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+
+use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
+use stockade_boot::{VirtioMmio, layout};
+use stockade_devices::bus::{Bus, BusError};
+use stockade_devices::guest_request::GuestRequest;
+use stockade_devices::legacy::boot_timer::{self, Timestamp};
+use stockade_devices::legacy::console::ConsoleError;
+use stockade_devices::legacy::{BootTimer, Console, I8042, PvPanic, SerialPort, SleepRegisters, i8042, power, serial};
+use stockade_devices::rate_limiter::{BucketConfig, RateLimiter, RateLimiterConfig, RateLimiterError};
+use stockade_devices::virtio::block::{Block, BlockConfig, BlockError, CacheType, Discard};
+use stockade_devices::virtio::core::CoreError;
+use stockade_devices::virtio::entropy::Entropy;
+use stockade_devices::virtio::mmio::{MMIO_LENGTH, MmioTransport};
+use stockade_devices::virtio::vsock::{Vsock, VsockError};
+use stockade_devices::virtio::{Memory, VirtioDevice};
+use stockade_machine::{Buses, Machine, MachineError};
+use stockade_vmm_api::drive;
+use stockade_vmm_api::rate_limiter as api;
+
+use crate::descriptors::{Access, Descriptors, OpenError};
+use crate::resources::{OpenDrive, OpenVsock, Resources, block_access};
+
+/// A device that can't be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BoardError {
+    /// There are more devices than places.
+    #[error("{0} virtio devices: there is room for {max}; remove drives", max = layout::VIRTIO_GSI_LAST - layout::VIRTIO_GSI_FIRST + 1)]
+    TooManyDevices(usize),
+    /// A device at a fixed port.
+    #[error("create {device}: {source}")]
+    Legacy {
+        /// Which.
+        device: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Where the console's output goes.
+    #[error("serial_out_path: {0}")]
+    SerialOutput(#[from] OpenError),
+    /// The console.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// A limit.
+    #[error(transparent)]
+    RateLimiter(#[from] RateLimiterError),
+    /// A drive.
+    #[error("drive {id:?}: {source}")]
+    Block {
+        /// Its name.
+        id: String,
+        /// Why.
+        source: BlockError,
+    },
+    /// The file of a drive.
+    #[error("duplicate the descriptor of drive {id:?}: {source}")]
+    DriveFile {
+        /// Its name.
+        id: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The vsock device.
+    #[error(transparent)]
+    Vsock(#[from] VsockError),
+    /// The entropy device.
+    #[error("entropy device: {0}")]
+    Entropy(#[from] CoreError),
+    /// Two devices at one place.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// A wire to KVM.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The event loop.
+    #[error("create the event loop: {0}")]
+    EventLoop(event_manager::Error),
+}
+
+/// The event loop that runs the devices.
+pub type EventLoop = EventManager<Box<dyn MutEventSubscriber>>;
+
+/// Where the virtio devices of these resources are, in the order in which they are added.
+///
+/// # Errors
+/// If there are too many.
+pub fn places(resources: &Resources) -> Result<Vec<VirtioMmio>, BoardError> {
+    let count =
+        resources.drives.len() + usize::from(resources.vsock.is_some()) + usize::from(resources.entropy.is_some());
+    (0..count).map(|index| layout::virtio_mmio(index).ok_or(BoardError::TooManyDevices(count))).collect()
+}
+
+/// A board, to which devices are added until the machine is started with its [buses](Self::buses).
+pub struct Board<'a> {
+    machine: &'a Machine,
+    /// What the guest can reach.
+    pub buses: Buses,
+    /// Runs the devices.
+    pub events: EventLoop,
+    /// The host's side of the console.
+    pub console: Arc<Mutex<Console>>,
+    /// The keyboard.
+    pub keyboard: Arc<I8042>,
+    virtio_devices: usize,
+}
+
+impl<'a> Board<'a> {
+    /// A board with the devices that every guest has.
+    ///
+    /// # Errors
+    /// If the process has no descriptor left, or the console's output can't be opened.
+    pub fn new(machine: &'a Machine, resources: &Resources, descriptors: &Descriptors) -> Result<Self, BoardError> {
+        let legacy = |device| move |source| BoardError::Legacy { device, source };
+        let request = Arc::new(GuestRequest::new().map_err(legacy("the guest's request"))?);
+        let port = Arc::new(SerialPort::new().map_err(legacy("the serial port"))?);
+        let keyboard = Arc::new(I8042::new(request.clone()).map_err(legacy("the keyboard controller"))?);
+        machine.register_irqfd(port.irqfd(), layout::COM1_GSI)?;
+        machine.register_irqfd(keyboard.irqfd(), layout::I8042_GSI)?;
+
+        let mut ports = Bus::new();
+        ports.insert(layout::COM1_PORT.into(), serial::LENGTH, port.clone())?;
+        ports.insert(layout::I8042_DATA_PORT.into(), i8042::LENGTH, keyboard.clone())?;
+        ports.insert(
+            layout::SLEEP_CONTROL_PORT.into(),
+            power::LENGTH,
+            Arc::new(SleepRegisters::new(request.clone())),
+        )?;
+        ports.insert(layout::PVPANIC_PORT.into(), 1, Arc::new(PvPanic::new(request.clone())))?;
+
+        let console = Arc::new(Mutex::new(console(port, resources, descriptors)?));
+        let mut board = Self {
+            machine,
+            buses: Buses { ports, mmio: Bus::new(), request },
+            events: EventManager::new().map_err(BoardError::EventLoop)?,
+            console: console.clone(),
+            keyboard,
+            virtio_devices: 0,
+        };
+        board.events.add_subscriber(Box::new(console));
+        Ok(board)
+    }
+
+    /// Adds the boot timer, which counts from `start`.
+    ///
+    /// # Errors
+    /// If the process has no descriptor left.
+    pub fn add_boot_timer(&mut self, start: Timestamp) -> Result<(), BoardError> {
+        let timer = BootTimer::new(start).map_err(|source| BoardError::Legacy { device: "the boot timer", source })?;
+        let timer = Arc::new(timer);
+        self.buses.mmio.insert(boot_timer::BASE, boot_timer::LENGTH, timer.clone())?;
+        self.events.add_subscriber(Box::new(timer));
+        Ok(())
+    }
+
+    /// Adds a drive.
+    ///
+    /// # Errors
+    /// If it can't be built, or wired.
+    pub fn add_drive(&mut self, drive: &OpenDrive) -> Result<(), BoardError> {
+        let id = || drive.config.drive_id.clone();
+        let file = drive.file.try_clone().map_err(|source| BoardError::DriveFile { id: id(), source })?;
+        let cache_type = match drive.config.cache_type {
+            drive::CacheType::Unsafe => CacheType::Unsafe,
+            drive::CacheType::Writeback => CacheType::Writeback,
+        };
+        let config = BlockConfig {
+            file,
+            access: block_access(&drive.config),
+            cache_type,
+            discard: Discard::Offered,
+            limiter: rate_limiter(drive.config.rate_limiter)?,
+        };
+        let block = Block::new(self.memory(), config).map_err(|source| BoardError::Block { id: id(), source })?;
+        self.add_virtio(block)
+    }
+
+    /// Adds a vsock device.
+    ///
+    /// # Errors
+    /// If it can't be built, or wired.
+    pub fn add_vsock(&mut self, vsock: OpenVsock) -> Result<(), BoardError> {
+        self.add_virtio(Vsock::new(self.memory(), vsock.config.guest_cid, vsock.endpoint)?)
+    }
+
+    /// Adds an entropy device.
+    ///
+    /// # Errors
+    /// If it can't be built, or wired.
+    pub fn add_entropy(&mut self, limiter: Option<api::RateLimiter>) -> Result<(), BoardError> {
+        self.add_virtio(Entropy::new(self.memory(), rate_limiter(limiter)?)?)
+    }
+
+    fn memory(&self) -> Memory {
+        self.machine.memory().clone()
+    }
+
+    fn add_virtio<D: VirtioDevice + 'static>(&mut self, device: D) -> Result<(), BoardError> {
+        let place = layout::virtio_mmio(self.virtio_devices)
+            .ok_or(BoardError::TooManyDevices(self.virtio_devices.saturating_add(1)))?;
+        let device = Arc::new(Mutex::new(device));
+        let transport = MmioTransport::new(device.clone());
+        self.machine.register_irqfd(transport.irqfd(), place.gsi)?;
+        for (address, value, event) in transport.ioeventfds(place.address.into()) {
+            self.machine.register_ioeventfd(event, address, value)?;
+        }
+        self.buses.mmio.insert(place.address.into(), MMIO_LENGTH, Arc::new(transport))?;
+        self.events.add_subscriber(Box::new(device));
+        self.virtio_devices = self.virtio_devices.saturating_add(1);
+        Ok(())
+    }
+}
+
+/// Standard input and output, unless `serial_out_path` says otherwise. A closed one is as good as `/dev/null`.
+fn console(port: Arc<SerialPort>, resources: &Resources, descriptors: &Descriptors) -> Result<Console, BoardError> {
+    let duplicate = |descriptor: std::os::fd::BorrowedFd<'_>| descriptor.try_clone_to_owned().ok();
+    let output = match &resources.serial.serial_out_path {
+        Some(path) => Some(File::into(descriptors.open(path, Access::Append)?)),
+        None => duplicate(io::stdout().as_fd()),
+    };
+    let input: Option<OwnedFd> = match &resources.serial.serial_out_path {
+        Some(_) => None,
+        None => duplicate(io::stdin().as_fd()),
+    };
+    let limiter = api::RateLimiter { bandwidth: resources.serial.rate_limiter, ops: None };
+    Ok(Console::new(port, output, input, rate_limiter(Some(limiter))?)?)
+}
+
+fn rate_limiter(limits: Option<api::RateLimiter>) -> Result<Option<RateLimiter>, RateLimiterError> {
+    let Some(limits) = limits else { return Ok(None) };
+    let bucket = |bucket: api::TokenBucket| BucketConfig {
+        size: bucket.size,
+        one_time_burst: bucket.one_time_burst.unwrap_or(0),
+        refill_time_ms: bucket.refill_time,
+    };
+    RateLimiter::new(RateLimiterConfig { bandwidth: limits.bandwidth.map(bucket), ops: limits.ops.map(bucket) })
+}

@@ -1,0 +1,212 @@
+//! The main thread's work: answers the API, first without a VM, then with one, and runs the VM to its end.
+//!
+//! ```text
+//! configure --start--> run <--pause/resume--> stand still
+//!      ^_____|           |_______________________|
+//!    a start failed               end of the guest
+//! ```
+
+use std::sync::mpsc::RecvError;
+
+use seccomp_filters::PledgeError;
+use serde::Serialize;
+use stockade_machine::GuestEnd;
+use stockade_vmm_api::FIRECRACKER_VERSION;
+use stockade_vmm_api::event::EventKind;
+use stockade_vmm_api::id::VmId;
+use stockade_vmm_api::instance::{InstanceInfo, InstanceState, Version};
+
+use crate::descriptors::{Descriptors, OpenError};
+use crate::events::Events;
+use crate::logger;
+use crate::request::{Answer, Answerer, ApiRequest, Reply};
+use crate::resources::{ResourceError, Resources};
+use crate::vm::{RunError, StartError, StartOptions, Vm};
+
+const BEFORE_START: &str =
+    "The requested operation is not supported before starting the microVM; send PUT /actions with InstanceStart first.";
+const AFTER_START: &str =
+    "The requested operation is not supported after starting the microVM; it has to come before InstanceStart.";
+
+/// The main thread can't go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// The API is gone, and there is no VM.
+    #[error("the API thread ended before a VM was started")]
+    NoApi(#[from] RecvError),
+    /// A VM that was to start without being asked for.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A VM that runs.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The filter.
+    #[error(transparent)]
+    Pledge(#[from] PledgeError),
+}
+
+/// All that the main thread has.
+pub struct Controller {
+    /// The VM's name.
+    pub id: VmId,
+    /// What the guest will have.
+    pub resources: Resources,
+    /// Where files come from.
+    pub descriptors: Descriptors,
+    /// Whom to tell.
+    pub events: Events,
+    /// Who asks.
+    pub answerer: Answerer,
+    /// How to start.
+    pub options: StartOptions,
+}
+
+impl Controller {
+    /// Answers requests until one starts the VM.
+    ///
+    /// # Errors
+    /// If nobody can ask any more.
+    pub fn configure(&mut self) -> Result<Vm, ControlError> {
+        loop {
+            let request = self.answerer.wait()?;
+            if *request == ApiRequest::Start {
+                match self.start() {
+                    Ok(vm) => {
+                        self.answerer.reply(Ok(Answer::Done));
+                        return Ok(vm);
+                    }
+                    Err(ControlError::Start(error)) => {
+                        self.answerer.reply(Err(format!("Start microvm error: {error}")));
+                    }
+                    Err(error) => return Err(error),
+                }
+            } else {
+                let reply = self.reply_before_start(*request);
+                self.answerer.reply(reply);
+            }
+        }
+    }
+
+    /// Starts the VM.
+    ///
+    /// # Errors
+    /// [`ControlError::Start`] if it can't be built, in which case it may be tried again.
+    pub fn start(&mut self) -> Result<Vm, ControlError> {
+        let mut vm =
+            Vm::build(&mut self.resources, &self.descriptors, self.options, &mut self.events, self.answerer.event())?;
+        self.options.filters.pledge(self.descriptors.role_to_run())?;
+        vm.resume()?;
+        self.events.emit(EventKind::Started);
+        log::info!("the guest runs");
+        Ok(vm)
+    }
+
+    /// Runs the VM to its end.
+    ///
+    /// # Errors
+    /// If it can't go on.
+    pub fn run(&mut self, mut vm: Vm) -> Result<GuestEnd, ControlError> {
+        loop {
+            if let Some(end) = vm.end() {
+                vm.finish()?;
+                return Ok(end);
+            }
+            let request = match vm.state() {
+                InstanceState::Paused => Some(self.answerer.wait()?),
+                _ => {
+                    vm.turn()?;
+                    self.answerer.take()
+                }
+            };
+            if let Some(request) = request {
+                let reply = self.reply_after_start(&mut vm, *request)?;
+                self.answerer.reply(reply);
+            }
+        }
+    }
+
+    fn reply_before_start(&mut self, request: ApiRequest) -> Reply {
+        let done = |result: Result<(), ResourceError>| result.map(|()| Answer::Done).map_err(|error| error.to_string());
+        let resources = &mut self.resources;
+        match request {
+            ApiRequest::PutBootSource(config) => done(resources.set_boot_source(config, &self.descriptors)),
+            ApiRequest::PutMachineConfig(config) => done(resources.set_machine(config)),
+            ApiRequest::PatchMachineConfig(patch) => done(resources.patch_machine(&patch)),
+            ApiRequest::PutDrive(config) => done(resources.set_drive(config, &self.descriptors)),
+            ApiRequest::PutVsock(config) => done(resources.set_vsock(config, &mut self.descriptors)),
+            ApiRequest::PutCpuConfig(template) => {
+                resources.template = Some(template);
+                Ok(Answer::Done)
+            }
+            ApiRequest::PutEntropy(config) => {
+                resources.entropy = Some(config);
+                Ok(Answer::Done)
+            }
+            ApiRequest::PutSerial(config) => {
+                resources.serial = config;
+                Ok(Answer::Done)
+            }
+            ApiRequest::PutLogger(settings) => {
+                let logger_error = |error: OpenError| format!("Logger error: log_path: {error}");
+                logger::configure(&settings, &self.descriptors).map(|()| Answer::Done).map_err(logger_error)
+            }
+            ApiRequest::FlushMetrics | ApiRequest::SendCtrlAltDel | ApiRequest::Pause | ApiRequest::Resume => {
+                Err(BEFORE_START.to_owned())
+            }
+            // Handled by the caller.
+            ApiRequest::Start => Err(AFTER_START.to_owned()),
+            ApiRequest::GetInstance
+            | ApiRequest::GetVersion
+            | ApiRequest::GetVmConfig
+            | ApiRequest::GetMachineConfig => self.describe(&request, InstanceState::NotStarted),
+        }
+    }
+
+    fn reply_after_start(&mut self, vm: &mut Vm, request: ApiRequest) -> Result<Reply, RunError> {
+        Ok(match request {
+            ApiRequest::Pause => {
+                if vm.state() != InstanceState::Paused {
+                    vm.pause()?;
+                    self.events.emit(EventKind::Paused);
+                }
+                Ok(Answer::Done)
+            }
+            ApiRequest::Resume => {
+                if vm.state() == InstanceState::Paused {
+                    vm.resume()?;
+                    self.events.emit(EventKind::Resumed);
+                }
+                Ok(Answer::Done)
+            }
+            ApiRequest::SendCtrlAltDel => {
+                vm.press_ctrl_alt_del().map(|()| Answer::Done).map_err(|error| error.to_string())
+            }
+            // There is no metrics file that could be set, so nothing is behind.
+            ApiRequest::FlushMetrics => Ok(Answer::Done),
+            ApiRequest::GetInstance
+            | ApiRequest::GetVersion
+            | ApiRequest::GetVmConfig
+            | ApiRequest::GetMachineConfig => self.describe(&request, vm.state()),
+            _ => Err(AFTER_START.to_owned()),
+        })
+    }
+
+    fn describe(&self, request: &ApiRequest, state: InstanceState) -> Reply {
+        match request {
+            ApiRequest::GetInstance => json(&InstanceInfo {
+                id: self.id.to_string(),
+                state,
+                vmm_version: FIRECRACKER_VERSION.to_owned(),
+                app_name: "Firecracker".to_owned(),
+            }),
+            ApiRequest::GetVersion => json(&Version { firecracker_version: FIRECRACKER_VERSION.to_owned() }),
+            ApiRequest::GetMachineConfig => json(&self.resources.machine),
+            _ => json(&self.resources.describe()),
+        }
+    }
+}
+
+fn json(value: &impl Serialize) -> Reply {
+    serde_json::to_vec(value).map(Answer::Json).map_err(|error| error.to_string())
+}

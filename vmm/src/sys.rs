@@ -1,0 +1,25 @@
+//! System calls that no safe interface covers.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+/// Has all threads allocate from one arena: each further one would cost private memory.
+pub fn use_one_malloc_arena() {
+    // SAFETY: mallopt(3) may be called at any time; it takes two integers, and one arena is always possible.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+/// Takes over a descriptor that this process inherited, and marks it close-on-exec. The caller asks once for each number.
+///
+/// # Errors
+/// If it is not open.
+pub fn inherited_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_SETFD takes an int and touches no memory; a number that is not open gives EBADF.
+    let result = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open, and was made by whoever started this process, for this process: nothing here owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
