@@ -174,3 +174,37 @@ impl Default for HaltWatch {
         Self { times: Vec::new(), mood: Mood::Busy, interval: Self::SHORTEST }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(watch: &mut HaltWatch, milliseconds: [u64; 2]) -> Look {
+        watch.look(milliseconds.map(Duration::from_millis).to_vec())
+    }
+
+    #[test]
+    fn a_quiet_guest_is_asked_once() {
+        let mut watch = HaltWatch::default();
+        assert_eq!(look(&mut watch, [5, 0]), Look::Other);
+        assert_eq!(look(&mut watch, [9, 0]), Look::Other, "it still works");
+        assert_eq!(look(&mut watch, [9, 0]), Look::FellQuiet);
+        assert_eq!(look(&mut watch, [10, 1]), Look::Other, "the question is some work");
+        for _ in 0..3 {
+            assert_eq!(look(&mut watch, [10, 1]), Look::Other, "it has answered");
+        }
+        assert_eq!(look(&mut watch, [10, 2]), Look::Other, "one of them works again");
+        assert_eq!(look(&mut watch, [10, 2]), Look::FellQuiet);
+        assert_eq!(look(&mut watch, [10, 2]), Look::Other, "an answer that cost nothing is one");
+        assert_eq!(look(&mut watch, [10, 2]), Look::Other);
+    }
+
+    #[test]
+    fn looks_become_rare() {
+        let mut watch = HaltWatch::default();
+        let intervals: Vec<_> = (0..20).map(|_| (look(&mut watch, [0, 0]), watch.interval).1).collect();
+        assert!(intervals[0] <= Duration::from_millis(10));
+        assert!(intervals.is_sorted());
+        assert_eq!(intervals[19], HaltWatch::LONGEST);
+    }
+}

@@ -138,3 +138,30 @@ fn os_error(error: vm_memory::mmap::MmapRegionError) -> io::Error {
         other => io::Error::other(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn memory_must_be_addressable() {
+        let error = |bytes, bits| MemorySpec::of_bytes(bytes).map(bits).unwrap_err().to_string();
+        assert!(error(4 * GIB, 32).contains("ends at 0x140000000, beyond the 32 bits"), "{}", error(4 * GIB, 32));
+        assert!(error(256 * GIB, 39).contains("lower mem_size_mib"));
+        assert!(error(4097, 48).contains("4097"));
+        assert!(check_address_bits(&memory_regions(3 * GIB).unwrap(), 32).is_ok());
+        assert!(check_address_bits(&memory_regions(1022 * GIB).unwrap(), 64).is_ok());
+    }
+
+    #[test]
+    fn memory_is_reserved_by_nobody() {
+        // More than any machine that this is tested on has.
+        let memory = MemorySpec::of_bytes(1022 * GIB).map(48).unwrap();
+        let regions: Vec<_> = memory.iter().map(|region| (region.start_addr().0 / GIB, region.len() / GIB)).collect();
+        assert_eq!(regions, [(0, 3), (4, 252), (512, 767)]);
+    }
+}
