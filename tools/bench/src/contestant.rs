@@ -10,6 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::{Error, at};
 use crate::guest;
+use crate::sealed::{self, Warden};
 
 /// Name of every VM here, and of its folder in a chroot jail.
 const ID: &str = "bench";
@@ -18,6 +19,15 @@ const JAILED_ID: u32 = 65_534;
 /// How long a guest may take to write something, milliseconds.
 const PATIENCE_MS: u16 = 10_000;
 
+/// The jail that a vmm runs in, by the program that builds it.
+#[derive(Debug, Clone)]
+pub enum Jail {
+    /// Firecracker's kind: a folder that becomes the root directory.
+    Chroot(PathBuf),
+    /// Stockade's own: see [`sealed`].
+    Sealed(PathBuf),
+}
+
 /// A vmm.
 #[derive(Debug)]
 pub struct Contestant {
@@ -25,8 +35,7 @@ pub struct Contestant {
     pub name: String,
     /// The program.
     pub vmm: PathBuf,
-    /// The jailer's program.
-    pub jailer: Option<PathBuf>,
+    jail: Option<Jail>,
     arguments: Vec<String>,
 }
 
@@ -37,6 +46,7 @@ pub struct Prepared {
     pub kernel: PathBuf,
     command: Command,
     socket: PathBuf,
+    warden: Option<Warden>,
     log: PathBuf,
     vmm: PathBuf,
 }
@@ -49,40 +59,57 @@ pub struct Running {
     /// Its API socket, as it is called outside of a jail.
     pub socket: PathBuf,
     child: Child,
+    warden: Option<Warden>,
     console: File,
     log: PathBuf,
 }
 
 impl Contestant {
     /// Finds the programs.
-    pub fn new(owner: &str, vmm: &Path, arguments: &[String], jailer: Option<&Path>) -> Result<Self, Error> {
+    pub fn new(owner: &str, vmm: &Path, arguments: &[String], jail: Option<Jail>) -> Result<Self, Error> {
+        // Processes in a jail have another working directory.
         let absolute = |path: &Path| path.canonicalize().map_err(at("find", path));
-        let place = if jailer.is_some() { "jailed" } else { "unjailed" };
-        Ok(Self {
-            name: format!("{owner}, {place}"),
-            vmm: absolute(vmm)?,
-            jailer: jailer.map(absolute).transpose()?,
-            arguments: arguments.to_vec(),
-        })
+        let (place, jail) = match jail {
+            None => ("unjailed", None),
+            Some(Jail::Chroot(jailer)) => ("chroot jail", Some(Jail::Chroot(absolute(&jailer)?))),
+            Some(Jail::Sealed(jailer)) => ("sealed jail", Some(Jail::Sealed(absolute(&jailer)?))),
+        };
+        Ok(Self { name: format!("{owner}, {place}"), vmm: absolute(vmm)?, jail, arguments: arguments.to_vec() })
+    }
+
+    /// The jailer's program.
+    pub fn jailer(&self) -> Option<&Path> {
+        self.jail.as_ref().map(|(Jail::Chroot(jailer) | Jail::Sealed(jailer))| jailer.as_path())
     }
 
     /// Puts the kernel where the vmm finds it, and writes the command line.
     pub fn prepare(&self, folder: &Path) -> Result<Prepared, Error> {
+        let (mut command, kernel, socket, warden) = match &self.jail {
+            None => {
+                let (command, kernel, socket) = self.alone(folder)?;
+                (command, kernel, socket, None)
+            }
+            Some(Jail::Chroot(jailer)) => {
+                let (command, kernel, socket) = self.in_chroot(jailer, folder)?;
+                (command, kernel, socket, None)
+            }
+            Some(Jail::Sealed(jailer)) => {
+                write_kernel(&folder.join("kernel"))?;
+                let (command, warden) = sealed::prepare(jailer, &self.vmm, &self.arguments, folder)?;
+                (command, "fd:kernel".into(), folder.join("api"), Some(warden))
+            }
+        };
         let log = folder.join("log");
         let output = File::create(&log).map_err(at("create", &log))?;
-        let (mut command, kernel, socket) = match &self.jailer {
-            None => self.alone(folder)?,
-            Some(jailer) => self.in_chroot(jailer, folder)?,
-        };
-        command.args(&self.arguments).env_clear().stdin(Stdio::null()).stderr(output);
-        Ok(Prepared { kernel, command, socket, log, vmm: self.vmm.clone() })
+        command.env_clear().stdin(Stdio::null()).stderr(output);
+        Ok(Prepared { kernel, command, socket, warden, log, vmm: self.vmm.clone() })
     }
 
     fn alone(&self, folder: &Path) -> Result<(Command, PathBuf, PathBuf), Error> {
         let (kernel, socket) = (folder.join("kernel"), folder.join("api"));
         write_kernel(&kernel)?;
         let mut command = Command::new(&self.vmm);
-        command.args(["--id", ID, "--api-sock"]).arg(&socket);
+        command.args(["--id", ID, "--api-sock"]).arg(&socket).args(&self.arguments);
         Ok((command, kernel, socket))
     }
 
@@ -94,7 +121,7 @@ impl Contestant {
         let mut command = Command::new(jailer);
         let (user, base) = (JAILED_ID.to_string(), folder);
         command.args(["--id", ID, "--uid", &user, "--gid", &user, "--exec-file"]).arg(&self.vmm);
-        command.arg("--chroot-base-dir").arg(base).args(["--", "--api-sock", "/api"]);
+        command.arg("--chroot-base-dir").arg(base).args(["--", "--api-sock", "/api"]).args(&self.arguments);
         Ok((command, "/kernel".into(), root.join("api")))
     }
 }
@@ -113,14 +140,14 @@ impl Prepared {
         // The command holds the pipe's other end, without which the pipe never ends.
         drop(self.command);
         let console = File::from(std::os::fd::OwnedFd::from(console));
-        Ok(Running { vmm: self.vmm, socket: self.socket, child, console, log: self.log })
+        Ok(Running { vmm: self.vmm, socket: self.socket, child, warden: self.warden, console, log: self.log })
     }
 }
 
 impl Running {
-    /// Process id of the vmm: a jailer executes it in its own place.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// Process id of the vmm: unless there is a warden, a jailer executes it in its own place.
+    pub fn vmm_pid(&self) -> Result<u32, Error> {
+        self.warden.as_ref().map_or_else(|| Ok(self.child.id()), Warden::confined)
     }
 
     /// An error if the process is gone.
@@ -149,6 +176,11 @@ impl Running {
 
     /// Kills it and waits until it is gone.
     pub fn end(mut self) -> Result<(), Error> {
+        if let Some(warden) = self.warden.take() {
+            warden.end()?;
+            self.child.wait().map_err(at("wait for", &self.vmm))?;
+            return Ok(());
+        }
         self.child.kill().map_err(at("kill", &self.vmm))?;
         self.child.wait().map_err(at("wait for", &self.vmm))?;
         Ok(())

@@ -7,6 +7,7 @@
 //! | module | job |
 //! |---|---|
 //! | [`contestant`] | a vmm, alone or in a jail, and how it is started |
+//! | [`sealed`] | Stockade's jail |
 //! | [`client`] | requests to its API |
 //! | [`guest`] | the guest's image |
 //! | [`round`] | one start, timed step by step |
@@ -21,13 +22,14 @@ mod footprint;
 mod guest;
 mod report;
 mod round;
+mod sealed;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::contestant::Contestant;
+use crate::contestant::{Contestant, Jail};
 use crate::error::{Error, at};
 use crate::report::Report;
 
@@ -38,6 +40,9 @@ struct Arguments {
     /// The vmm
     #[arg(long, value_name = "PATH", default_value = "target/dist/stockade-vmm")]
     vmm: PathBuf,
+    /// Its jailer: measures the vmm in a sealed jail as well, which needs root
+    #[arg(long, value_name = "PATH")]
+    jailer: Option<PathBuf>,
     /// A vmm to compare it with
     #[arg(long, value_name = "PATH")]
     peer_vmm: Option<PathBuf>,
@@ -79,11 +84,16 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
 
 /// The vmm and its peer, alone and then in a jail.
 fn contestants(arguments: &Arguments) -> Result<Vec<Contestant>, Error> {
-    let mut contestants = vec![Contestant::new("stockade", &arguments.vmm, &arguments.arguments, None)?];
-    if let Some(peer) = &arguments.peer_vmm {
-        contestants.push(Contestant::new("peer", peer, &arguments.peer_arguments, None)?);
+    let own = |jail| Contestant::new("stockade", &arguments.vmm, &arguments.arguments, jail);
+    let mut contestants = vec![own(None)?];
+    if let Some(jailer) = &arguments.jailer {
+        contestants.push(own(Some(Jail::Sealed(jailer.clone())))?);
+    }
+    if let Some(vmm) = &arguments.peer_vmm {
+        let peer = |jail| Contestant::new("peer", vmm, &arguments.peer_arguments, jail);
+        contestants.push(peer(None)?);
         if let Some(jailer) = &arguments.peer_jailer {
-            contestants.push(Contestant::new("peer", peer, &arguments.peer_arguments, Some(jailer))?);
+            contestants.push(peer(Some(Jail::Chroot(jailer.clone())))?);
         }
     }
     Ok(contestants)

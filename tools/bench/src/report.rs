@@ -77,8 +77,8 @@ impl Entry {
             name: contestant.name.clone(),
             vmm: text(&contestant.vmm),
             vmm_bytes: size(&contestant.vmm),
-            jailer: contestant.jailer.as_deref().map(text),
-            jailer_bytes: contestant.jailer.as_deref().and_then(size),
+            jailer: contestant.jailer().map(text),
+            jailer_bytes: contestant.jailer().and_then(size),
             medians,
             rounds,
         }

@@ -82,8 +82,9 @@ fn start(running: &mut Running, spawned: Instant, kernel: &Path) -> Result<Round
     client.receive("PUT /actions")?;
 
     std::thread::sleep(SETTLE);
-    let footprint = footprint::measure(running.pid())?;
-    let (filtered_threads, threads) = footprint::filtered_threads(running.pid())?;
+    let pid = running.vmm_pid()?;
+    let footprint = footprint::measure(pid)?;
+    let (filtered_threads, threads) = footprint::filtered_threads(pid)?;
     Ok(Round {
         api: answered - spawned,
         configure: configured - answered,
