@@ -105,7 +105,9 @@ impl<'m> Payload<'m> {
     ) -> Result<Self, GuestFault> {
         let access = if direction == Direction::ToDevice { Permissions::Read } else { Permissions::Write };
         let mut pieces = Vec::with_capacity(4);
+        let mut ends = true;
         for (position, descriptor) in chain.enumerate() {
+            ends = !descriptor.has_next();
             if position >= MAX_DESCRIPTORS {
                 return Err(GuestFault::Chain);
             }
@@ -118,7 +120,8 @@ impl<'m> Payload<'m> {
                 pieces.push(slice.map_err(|_| GuestFault::Buffer)?);
             }
         }
-        Ok(Self { pieces })
+        // The iterator stops without a word at a descriptor that leads nowhere, and in a loop.
+        if ends { Ok(Self { pieces }) } else { Err(GuestFault::Chain) }
     }
 
     /// Bytes in all pieces.

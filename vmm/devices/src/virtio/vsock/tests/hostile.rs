@@ -132,12 +132,12 @@ fn broken_chains_and_rings_need_a_reset() {
 
 #[test]
 fn a_chain_that_bites_its_tail_needs_a_reset() {
-    for queue in [0, 1] {
+    for (queue, length) in [(0, 0), (0, 16), (1, 0), (1, 16)] {
         needs_reset(queue, |guest| {
             let writable = if queue == 0 { VRING_DESC_F_WRITE } else { 0 };
-            let high = u64::from(VRING_DESC_F_NEXT | writable) << 32;
+            let high = u64::from(VRING_DESC_F_NEXT | writable) << 32 | length;
             let descriptors = GuestAddress(0x1_0000 * (queue as u64 + 1) + 16 * 8);
-            // Descriptor 8 is followed by itself, and no byte is in it.
+            // Descriptor 8 is followed by itself.
             guest.memory.write_obj([0x80_0000_u64, high | 8 << 48], descriptors).unwrap();
             guest.rings[queue].offer(&guest.memory, 8, &[]);
         });
