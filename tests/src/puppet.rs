@@ -185,7 +185,8 @@ impl Puppet {
         const STARTUP: u32 = 0x600;
         self.memory.write(0x8000, code);
         self.write_32(LOCAL_APIC_COMMAND, TO_ALL_OTHERS | INIT);
-        self.write_32(LOCAL_APIC_COMMAND, TO_ALL_OTHERS | STARTUP | 0x8);
+        // Their code may end the guest before this access returns.
+        self.request(Operation::Write32, LOCAL_APIC_COMMAND, (TO_ALL_OTHERS | STARTUP | 0x8).into());
     }
 
     /// Executes CPUID on the first processor: EAX, EBX, ECX and EDX.
@@ -219,13 +220,18 @@ impl Puppet {
     }
 
     fn perform(&self, operation: Operation, address: u64, value: u64) -> u64 {
+        self.wait_until_idle("a request before it");
         self.request(operation, address, value);
+        self.wait_until_idle(operation);
+        self.memory.read_u64(VALUE)
+    }
+
+    fn wait_until_idle(&self, with: impl std::fmt::Debug) {
         let deadline = std::time::Instant::now() + crate::PATIENCE;
         while self.memory.read_array::<1>(REQUEST) != [0] {
-            assert!(std::time::Instant::now() < deadline, "{operation:?} at {address:#x} does not return");
+            assert!(std::time::Instant::now() < deadline, "the guest does not get done with {with:?}");
             std::thread::yield_now();
         }
-        self.memory.read_u64(VALUE)
     }
 
     fn request(&self, operation: Operation, address: u64, value: u64) {
