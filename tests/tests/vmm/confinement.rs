@@ -1,0 +1,37 @@
+//! A vmm confines itself, whoever starts it.
+
+use serde_json::json;
+use stockade_tests::guest::{self, Protocol};
+use stockade_tests::process;
+use stockade_tests::vmm::{Builder, Vmm};
+use stockade_tests::{Need, test};
+
+#[test]
+fn filters_can_be_given_up_by_name_only() {
+    test(&[Need::Kvm], |scratch| {
+        let vmm = Builder::new(scratch).argument("--no-seccomp").start();
+        assert_eq!(vmm.request("GET", "/", "").status, 200);
+        assert_eq!(process::status_field(vmm.pid(), "Seccomp").as_deref(), Some("0"));
+    });
+}
+
+#[test]
+fn descriptors_are_closed_on_execution() {
+    const CLOSE_ON_EXEC: u32 = 0o2_000_000;
+    test(&[Need::Kvm], |scratch| {
+        let vmm = Vmm::with_guest(scratch, guest::IDLE, Protocol::Pvh);
+        vmm.start_guest();
+        vmm.console().wait_for("idle");
+        // Whoever started the tests may have left some open for everybody.
+        let inherited = process::descriptors(std::process::id() as i32);
+        for (number, target) in process::descriptors(vmm.pid()) {
+            if number <= 2 || inherited.contains(&(number, target.clone())) {
+                continue;
+            }
+            let information = std::fs::read_to_string(format!("/proc/{}/fdinfo/{number}", vmm.pid())).unwrap();
+            let flags = information.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim();
+            let flags = u32::from_str_radix(flags, 8).unwrap();
+            assert_ne!(flags & CLOSE_ON_EXEC, 0, "descriptor {number}, {target}");
+        }
+    });
+}
