@@ -136,11 +136,15 @@ impl Control {
         Turn::Run
     }
 
-    /// The calling thread runs no guest code any more.
+    /// The calling thread runs no guest code any more. Returns when it shall end, which most never do: their process ends
+    /// first, and so their filter needs nothing of what a thread's end takes.
     pub(crate) fn leave(&self) {
         let mut state = self.lock();
         state.left = state.left.saturating_add(1);
         self.changed.notify_all();
+        while state.order != Order::Leave {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// The guest has come to an end by itself. The first end stands.
@@ -169,9 +173,12 @@ impl Control {
         self.changed.notify_all();
     }
 
-    /// Gives an order, and waits until every vCPU follows it if it is one to stop.
+    /// Gives an order, and waits until every vCPU follows it if it is one to stop. After [`Order::Leave`], no other counts.
     pub(crate) fn order(&self, order: Order) -> std::io::Result<()> {
         let mut state = self.lock();
+        if state.order == Order::Leave {
+            return Ok(());
+        }
         state.order = order;
         self.changed.notify_all();
         if order == Order::Run {

@@ -35,7 +35,7 @@ pub enum GroupError {
     Interrupt(io::Error),
 }
 
-/// The vCPUs of a machine. They begin paused.
+/// The vCPUs of a machine. They begin paused, and are paused when this is dropped.
 #[derive(Debug)]
 pub struct VcpuGroup {
     control: Arc<Control>,
@@ -55,7 +55,7 @@ impl VcpuGroup {
         let control = Arc::new(Control::new(&vcpus, buses.request.clone()).map_err(GroupError::Prepare)?);
         let buses = Arc::new(buses);
         let confine = Arc::new(confine);
-        for vcpu in vcpus {
+        for mut vcpu in vcpus {
             let index = vcpu.index();
             let (member, buses, confine) = (control.clone(), buses.clone(), confine.clone());
             let body = move || {
@@ -92,7 +92,7 @@ impl VcpuGroup {
         self.control.order(Order::Pause).map_err(GroupError::Interrupt)
     }
 
-    /// Stops the vCPUs for good.
+    /// Stops the vCPUs for good, and ends their threads. To a process that ends anyway, [`pause`](Self::pause) is enough.
     ///
     /// # Errors
     /// If a vCPU can't be interrupted.
@@ -115,7 +115,7 @@ impl VcpuGroup {
     /// # Errors
     /// If a vCPU can't be interrupted.
     pub fn look_for_halt(&mut self) -> Result<Duration, GroupError> {
-        let times = self.control.threads().map(|thread| sys::thread_cpu_time(thread).unwrap_or_default()).collect();
+        let times = self.control.threads().map(sys::thread_cpu_time).collect();
         if self.watch.look(times) == Look::FellQuiet {
             self.control.probe().map_err(GroupError::Interrupt)?;
         }
@@ -123,10 +123,18 @@ impl VcpuGroup {
     }
 }
 
+impl Drop for VcpuGroup {
+    fn drop(&mut self) {
+        // Fails only if a signal can't be sent, and then there is nothing that could be done.
+        let _ = self.pause();
+    }
+}
+
 /// Finds the moments in which a guest may have halted for good.
 #[derive(Debug)]
 struct HaltWatch {
-    times: Vec<Duration>,
+    /// Processor time of each thread.
+    times: Vec<Option<Duration>>,
     mood: Mood,
     interval: Duration,
 }
@@ -152,7 +160,7 @@ impl HaltWatch {
     const SHORTEST: Duration = Duration::from_millis(5);
     const LONGEST: Duration = Duration::from_millis(640);
 
-    fn look(&mut self, times: Vec<Duration>) -> Look {
+    fn look(&mut self, times: Vec<Option<Duration>>) -> Look {
         let worked = times != self.times;
         self.times = times;
         self.interval = self.interval.saturating_mul(2).min(Self::LONGEST);
@@ -180,7 +188,7 @@ mod tests {
     use super::*;
 
     fn look(watch: &mut HaltWatch, milliseconds: [u64; 2]) -> Look {
-        watch.look(milliseconds.map(Duration::from_millis).to_vec())
+        watch.look(milliseconds.map(|time| Some(Duration::from_millis(time))).to_vec())
     }
 
     #[test]

@@ -254,8 +254,12 @@ pub(crate) fn interrupt_thread(process: libc::pid_t, thread: libc::pid_t) -> io:
     }
 }
 
-/// Processor time that a thread of this process has used, or `None` if there is no such thread.
+/// Processor time that a thread of this process has used, or `None` if there is no such thread. None has the id 0, which
+/// the kernel would take for the caller's.
 pub(crate) fn thread_cpu_time(thread: libc::pid_t) -> Option<Duration> {
+    if thread == 0 {
+        return None;
+    }
     /// `CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED` of the kernel's `include/linux/posix-timers.h`.
     const PER_THREAD_SCHEDULED: libc::clockid_t = 4 | 2;
     let clock = (!thread << 3) | PER_THREAD_SCHEDULED;

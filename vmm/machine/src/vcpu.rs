@@ -66,8 +66,8 @@ impl Vcpu {
     }
 
     /// Runs guest code until the guest ends or the group's order is to leave.
-    pub(crate) fn run(mut self, control: &Control, buses: &Buses) {
-        while control.turn(&self) == Turn::Run {
+    pub(crate) fn run(&mut self, control: &Control, buses: &Buses) {
+        while control.turn(self) == Turn::Run {
             match self.run_uninterrupted(control, buses) {
                 Stop::Interrupted => {}
                 Stop::EndedByDevice => return,
