@@ -1,6 +1,5 @@
 //! A vmm confines itself, whoever starts it.
 
-use serde_json::json;
 use stockade_tests::guest::{self, Protocol};
 use stockade_tests::process;
 use stockade_tests::vmm::{Builder, Vmm};
