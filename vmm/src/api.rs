@@ -4,9 +4,11 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
+use std::thread::JoinHandle;
 
 use seccomp_filters::Role;
 use stockade_vmm_api::instance::Fault;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::descriptors::{self, Descriptors, OpenError};
 use crate::http::response::{Deprecation, Status};
@@ -34,6 +36,9 @@ pub enum ApiError {
     /// The thread.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    /// What ends the thread.
+    #[error("create eventfd: {0}")]
+    Stop(#[source] io::Error),
 }
 
 /// The socket's path, removed when dropped unless something else took its place.
@@ -78,20 +83,44 @@ pub fn listen(path: &str, descriptors: &mut Descriptors) -> Result<(UnixListener
     Ok((listener, Some(SocketPath::of(path))))
 }
 
-/// Serves the API on a thread of its own, which pledges first.
-///
-/// # Errors
-/// If there can be no thread.
-pub fn serve(listener: UnixListener, body_max_bytes: usize, asker: Asker, filters: Filters) -> Result<(), ApiError> {
-    threads::spawn("fc_api", filters, Role::Api, move || {
-        log::info!("API server started.");
-        let served = Server::new(listener, body_max_bytes, |request| answer(&asker, request))
-            .and_then(|mut server| server.run());
-        if let Err(error) = served {
-            log::error!("the API is not served any more: {error}");
+/// The thread that serves the API.
+#[derive(Debug)]
+pub struct Api {
+    thread: JoinHandle<()>,
+    stop: EventFd,
+}
+
+impl Api {
+    /// Serves the API on a thread of its own, which pledges first.
+    ///
+    /// # Errors
+    /// If there can be no thread.
+    pub fn serve(
+        listener: UnixListener,
+        body_max_bytes: usize,
+        asker: Asker,
+        filters: Filters,
+    ) -> Result<Self, ApiError> {
+        let stop = EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(ApiError::Stop)?;
+        let stopped = stop.try_clone().map_err(ApiError::Stop)?;
+        let thread = threads::spawn("fc_api", filters, Role::Api, move || {
+            log::info!("API server started.");
+            let served = Server::new(listener, stopped, body_max_bytes, |request| answer(&asker, request))
+                .and_then(|mut server| server.run());
+            if let Err(error) = served {
+                log::error!("the API is not served any more: {error}");
+            }
+        })?;
+        Ok(Self { thread, stop })
+    }
+
+    /// Ends the thread, when it has sent the answers that it owes. The other end of its channel must be gone.
+    pub fn finish(self) {
+        if self.stop.write(1).is_ok() {
+            // It can't have panicked: that would have ended the process.
+            let _ = self.thread.join();
         }
-    })?;
-    Ok(())
+    }
 }
 
 /// Answers a request; `None` when the VM has ended.

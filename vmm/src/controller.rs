@@ -15,6 +15,7 @@ use stockade_vmm_api::FIRECRACKER_VERSION;
 use stockade_vmm_api::event::EventKind;
 use stockade_vmm_api::id::VmId;
 use stockade_vmm_api::instance::{InstanceInfo, InstanceState, Version};
+use stockade_vmm_api::vm_config::VmConfig;
 
 use crate::descriptors::{Descriptors, OpenError};
 use crate::events::Events;
@@ -60,6 +61,8 @@ pub struct Controller {
     pub answerer: Answerer,
     /// How to start.
     pub options: StartOptions,
+    /// What the guest has, once it runs and the resources are given up.
+    pub started: Option<VmConfig>,
 }
 
 impl Controller {
@@ -93,12 +96,17 @@ impl Controller {
     /// # Errors
     /// [`ControlError::Start`] if it can't be built, in which case it may be tried again.
     pub fn start(&mut self) -> Result<Vm, ControlError> {
+        let config = self.resources.describe();
         let mut vm =
             Vm::build(&mut self.resources, &self.descriptors, self.options, &mut self.events, self.answerer.event())?;
         self.options.filters.pledge(self.descriptors.role_to_run())?;
         vm.resume()?;
         self.events.emit(EventKind::Started);
         log::info!("the guest runs");
+        // What the devices need of it they have: the rest is closed, and out of the reach of whoever takes this process over.
+        self.resources = Resources::default();
+        self.descriptors.close();
+        self.started = Some(config);
         Ok(vm)
     }
 
@@ -201,9 +209,13 @@ impl Controller {
                 app_name: "Firecracker".to_owned(),
             }),
             ApiRequest::GetVersion => json(&Version { firecracker_version: FIRECRACKER_VERSION.to_owned() }),
-            ApiRequest::GetMachineConfig => json(&self.resources.machine),
-            _ => json(&self.resources.describe()),
+            ApiRequest::GetMachineConfig => json(&self.config().machine_config),
+            _ => json(&self.config()),
         }
+    }
+
+    fn config(&self) -> VmConfig {
+        self.started.clone().unwrap_or_else(|| self.resources.describe())
     }
 }
 

@@ -75,6 +75,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct Descriptors {
     inherited: BTreeMap<String, OwnedFd>,
+    is_sealed: bool,
 }
 
 impl Descriptors {
@@ -87,7 +88,14 @@ impl Descriptors {
             Ok(descriptor) => Ok((name, descriptor)),
             Err(source) => Err(OpenError::NotOpen { name, number, source }),
         };
-        Ok(Self { inherited: named.into_iter().map(take).collect::<Result<_, _>>()? })
+        let inherited: BTreeMap<_, _> = named.into_iter().map(take).collect::<Result<_, _>>()?;
+        let is_sealed = inherited.contains_key(KVM);
+        Ok(Self { inherited, is_sealed })
+    }
+
+    /// Closes those that nobody took.
+    pub fn close(&mut self) {
+        self.inherited.clear();
     }
 
     /// What the main thread promises while the vmm is configured.
@@ -102,7 +110,7 @@ impl Descriptors {
 
     /// Whether no path is opened.
     pub fn is_sealed(&self) -> bool {
-        self.inherited.contains_key(KVM)
+        self.is_sealed
     }
 
     /// Gives the descriptor of this name away.

@@ -13,6 +13,7 @@ const BAD_ARGUMENTS: u8 = 153;
 fn main() -> ExitCode {
     let start = Timestamp::now();
     sys::use_one_malloc_arena();
+    sys::close_descriptors_on_exec();
     let program = std::env::args_os().next().unwrap_or_default();
     match cli::parse(std::env::args_os()) {
         Ok(Command::Version) => print(&cli::version(&program.to_string_lossy())),

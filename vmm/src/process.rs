@@ -9,7 +9,7 @@ use stockade_devices::legacy::boot_timer::Timestamp;
 use stockade_vmm_api::event::EventKind;
 use stockade_vmm_api::exit::ExitReason;
 
-use crate::api;
+use crate::api::{self, Api};
 use crate::cli::{self, Arguments};
 use crate::config_file;
 use crate::controller::{ControlError, Controller};
@@ -66,14 +66,16 @@ pub fn run(arguments: Arguments, start: Timestamp) -> Result<ExitReason, Failure
     };
     // Removed at the end of this function, whatever happens.
     let mut _socket_path = None;
+    let mut api = None;
     if let Some(path) = &arguments.api_socket {
         let served = api::listen(path, &mut descriptors).and_then(|(listener, socket_path)| {
             _socket_path = socket_path;
             log::info!("Listening on API socket ({path:?}).");
-            api::serve(listener, arguments.body_max_bytes, asker, arguments.filters)
+            Api::serve(listener, arguments.body_max_bytes, asker, arguments.filters)
         });
-        if let Err(error) = served {
-            return Err(failed(&mut events, Failure::with(code::FAILURE)(&error)));
+        match served {
+            Ok(server) => api = Some(server),
+            Err(error) => return Err(failed(&mut events, Failure::with(code::FAILURE)(&error))),
         }
     }
     if let Err(error) = arguments.filters.pledge(descriptors.role_to_configure()) {
@@ -88,12 +90,16 @@ pub fn run(arguments: Arguments, start: Timestamp) -> Result<ExitReason, Failure
         events,
         answerer,
         options: StartOptions { boot_timer: arguments.boot_timer.then_some(start), filters: arguments.filters },
+        started: None,
     };
-    let ended = control(&mut controller, arguments.config_file.as_deref());
-    match ended {
-        Ok(reason) => Ok(reason),
-        Err(failure) => Err(failed(&mut controller.events, failure)),
+    let ended = control(&mut controller, arguments.config_file.as_deref())
+        .map_err(|failure| failed(&mut controller.events, failure));
+    // With the controller goes the other end of a question that the API's thread may be waiting with.
+    drop(controller);
+    if let Some(api) = api {
+        api.finish();
     }
+    ended
 }
 
 fn control(controller: &mut Controller, config_file: Option<&str>) -> Result<ExitReason, Failure> {

@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::http::response::{CONTINUE, TOO_MANY_CONNECTIONS};
 use crate::http::{Reader, Received, Request, Response};
@@ -20,6 +21,9 @@ const READ_BYTES: usize = 4096;
 
 /// What epoll says of the listener; connections are numbered from 0.
 const LISTENER: u64 = u64::MAX;
+
+/// What epoll says of the event that ends the server.
+const STOP: u64 = u64::MAX - 1;
 
 /// Why the server stopped.
 #[derive(Debug, thiserror::Error)]
@@ -35,9 +39,11 @@ pub enum ServerError {
     },
 }
 
-/// Serves connections, until its handler has no answer any more.
+/// Serves connections, until it is told to stop or its handler has no answer any more.
 pub struct Server<H> {
     listener: UnixListener,
+    /// Watched as long as it's open.
+    _stop: EventFd,
     epoll: Epoll,
     connections: [Option<Connection>; CONNECTIONS_MAX],
     body_max_bytes: usize,
@@ -59,24 +65,25 @@ enum Outcome {
 }
 
 impl<H: FnMut(&Request) -> Option<Response>> Server<H> {
-    /// A server on a listening socket. `handler` answers requests; if it returns nothing, the server ends.
+    /// A server on a listening socket. `handler` answers requests; if it returns nothing, or `stop` is readable, the server
+    /// ends.
     ///
     /// # Errors
     /// If epoll can't be had.
-    pub fn new(listener: UnixListener, body_max_bytes: usize, handler: H) -> Result<Self, ServerError> {
+    pub fn new(listener: UnixListener, stop: EventFd, body_max_bytes: usize, handler: H) -> Result<Self, ServerError> {
         listener.set_nonblocking(true).map_err(io_error("set the listener non-blocking"))?;
         let epoll = Epoll::new().map_err(io_error("create epoll"))?;
-        let event = EpollEvent::new(EventSet::IN, LISTENER);
-        epoll.ctl(ControlOperation::Add, listener.as_raw_fd(), event).map_err(io_error("watch the listener"))?;
-        Ok(Self { listener, epoll, connections: Default::default(), body_max_bytes, handler })
+        watch(&epoll, ControlOperation::Add, listener.as_raw_fd(), EventSet::IN, LISTENER)?;
+        watch(&epoll, ControlOperation::Add, stop.as_raw_fd(), EventSet::IN, STOP)?;
+        Ok(Self { listener, _stop: stop, epoll, connections: Default::default(), body_max_bytes, handler })
     }
 
-    /// Serves until the handler returns nothing.
+    /// Serves until the end. Every answer has been written then that its client had room for.
     ///
     /// # Errors
     /// If epoll fails.
     pub fn run(&mut self) -> Result<(), ServerError> {
-        let mut events = [EpollEvent::default(); CONNECTIONS_MAX + 1];
+        let mut events = [EpollEvent::default(); CONNECTIONS_MAX + 2];
         loop {
             let count = match self.epoll.wait(-1, &mut events) {
                 Ok(count) => count,
@@ -84,10 +91,11 @@ impl<H: FnMut(&Request) -> Option<Response>> Server<H> {
                 Err(error) => return Err(io_error("wait")(error)),
             };
             for event in events.iter().take(count) {
-                if event.data() == LISTENER {
-                    self.accept()?;
-                } else if self.serve(event.data())? == Outcome::Stopped {
-                    return Ok(());
+                match event.data() {
+                    STOP => return Ok(()),
+                    LISTENER => self.accept()?,
+                    number if self.serve(number)? == Outcome::Stopped => return Ok(()),
+                    _ => {}
                 }
             }
         }
@@ -203,7 +211,7 @@ fn watch(
     events: EventSet,
     data: u64,
 ) -> Result<(), ServerError> {
-    epoll.ctl(operation, fd, EpollEvent::new(events, data)).map_err(io_error("watch a connection"))
+    epoll.ctl(operation, fd, EpollEvent::new(events, data)).map_err(io_error("watch a descriptor"))
 }
 
 fn io_error(operation: &'static str) -> impl Fn(io::Error) -> ServerError {
@@ -222,6 +230,7 @@ mod tests {
     /// A server that answers with the path of the request, until it's asked for `/stop`.
     struct Fixture {
         socket: PathBuf,
+        stop: EventFd,
         server: JoinHandle<Vec<String>>,
         _folder: tempfile::TempDir,
     }
@@ -231,6 +240,8 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let socket = folder.path().join("api");
             let listener = UnixListener::bind(&socket).unwrap();
+            let stop = EventFd::new(0).unwrap();
+            let stopped = stop.try_clone().unwrap();
             let server = std::thread::spawn(move || {
                 let mut seen = Vec::new();
                 let handler = |request: &Request| {
@@ -239,10 +250,10 @@ mod tests {
                     let response = Response { status: Status::Ok, deprecation: Deprecation::None, body };
                     (request.path != "/stop").then_some(response)
                 };
-                Server::new(listener, 100, handler).unwrap().run().unwrap();
+                Server::new(listener, stopped, 100, handler).unwrap().run().unwrap();
                 seen
             });
-            Self { socket, server, _folder: folder }
+            Self { socket, stop, server, _folder: folder }
         }
 
         fn connect(&self) -> UnixStream {
@@ -295,6 +306,17 @@ mod tests {
         assert_eq!(read_bodies(&mut stream, 1), ["/1"]);
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
         fixture.stop();
+    }
+
+    #[test]
+    fn it_stops_when_told_to_and_not_before_its_answers_are_sent() {
+        let fixture = Fixture::new();
+        let mut stream = fixture.connect();
+        stream.write_all(b"GET /1 HTTP/1.1\r\n\r\n").unwrap();
+        assert_eq!(read_bodies(&mut stream, 1), ["/1"]);
+        fixture.stop.write(1).unwrap();
+        assert_eq!(fixture.server.join().unwrap(), ["/1"]);
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     }
 
     #[test]

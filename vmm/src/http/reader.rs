@@ -11,7 +11,7 @@
 //!
 //! Kept for a client are at most [`HEAD_MAX_BYTES`], or a body up to the limit, and the piece that was pushed last.
 
-use std::mem;
+use std::mem::{self, MaybeUninit};
 
 use super::{HttpError, Method, Request};
 
@@ -20,7 +20,7 @@ pub const LINE_MAX_BYTES: usize = 1024;
 /// Most bytes in a request line and its headers together.
 pub const HEAD_MAX_BYTES: usize = 16 * 1024;
 /// Most headers.
-pub const HEADERS_MAX: usize = 64;
+pub const HEADERS_MAX: usize = 256;
 
 /// What came out of the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,9 +140,10 @@ impl Reader {
             self.seen = self.buffer.len();
             return Ok(None);
         }
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        let mut request = httparse::Request::new(&mut headers);
-        let parsed = request.parse(&self.buffer);
+        // Uninitialised, so that the pages of a stack that few headers need stay untouched.
+        let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+        let mut request = httparse::Request::new(&mut []);
+        let parsed = request.parse_with_uninit_headers(&self.buffer, &mut headers);
         let method = match request.method {
             Some(name) => Some(Method::from_name(name).ok_or(HttpError::Method)?),
             None => None,
