@@ -156,7 +156,8 @@ mod tests {
         for (text, part) in [
             ("{}", "drives"),
             (r#"{"drives":[]}"#, "boot-source"),
-            ("[]", "invalid type"),
+            ("[]", "invalid length"),
+            ("7", "invalid type"),
             (r#"{"boot-source":{"kernel_image_path":"/nowhere"},"drives":[]}"#, "/nowhere"),
             (r#"{"boot-source":{"kernel_image_path":"KERNEL"},"drives":[],"balloon":{}}"#, "balloon"),
             (
