@@ -4,7 +4,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 
 use seccomp_filters::Role;
 use stockade_vmm_api::instance::Fault;
@@ -86,8 +87,8 @@ pub fn listen(path: &str, descriptors: &mut Descriptors) -> Result<(UnixListener
 /// The thread that serves the API.
 #[derive(Debug)]
 pub struct Api {
-    thread: JoinHandle<()>,
     stop: EventFd,
+    stopped: Receiver<()>,
 }
 
 impl Api {
@@ -102,23 +103,30 @@ impl Api {
         filters: Filters,
     ) -> Result<Self, ApiError> {
         let stop = EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(ApiError::Stop)?;
-        let stopped = stop.try_clone().map_err(ApiError::Stop)?;
-        let thread = threads::spawn("fc_api", filters, Role::Api, move || {
+        let told_to_stop = stop.try_clone().map_err(ApiError::Stop)?;
+        let (report, stopped) = channel();
+        threads::spawn("fc_api", filters, Role::Api, move || {
             log::info!("API server started.");
-            let served = Server::new(listener, stopped, body_max_bytes, |request| answer(&asker, request))
+            let served = Server::new(listener, told_to_stop, body_max_bytes, |request| answer(&asker, request))
                 .and_then(|mut server| server.run());
             if let Err(error) = served {
                 log::error!("the API is not served any more: {error}");
             }
+            // Nobody listens if the process did not wait.
+            let _ = report.send(());
+            // Not ended, so that its filter needs nothing of what that takes.
+            loop {
+                thread::park();
+            }
         })?;
-        Ok(Self { thread, stop })
+        Ok(Self { stop, stopped })
     }
 
-    /// Ends the thread, when it has sent the answers that it owes. The other end of its channel must be gone.
+    /// Serves no more, and returns when the answers that are owed have been sent. The other end of its channel must be gone.
     pub fn finish(self) {
         if self.stop.write(1).is_ok() {
-            // It can't have panicked: that would have ended the process.
-            let _ = self.thread.join();
+            // An error says the same: the thread is done.
+            let _ = self.stopped.recv();
         }
     }
 }

@@ -173,7 +173,7 @@ impl<'a> Board<'a> {
             file,
             access: block_access(&drive.config),
             cache_type,
-            discard: if drive.config.discard == Some(true) { Discard::Offered } else { Discard::Refused },
+            discard: if drive.config.discard == Some(false) { Discard::Refused } else { Discard::Offered },
             limiter: rate_limiter(drive.config.rate_limiter)?,
         };
         let block = Block::new(self.memory(), config).map_err(|source| BoardError::Block { id: id(), source })?;

@@ -28,8 +28,8 @@ pub struct Drive {
     pub io_engine: Option<IoEngine>,
     /// Socket of a vhost-user backend.
     pub socket: Option<String>,
-    /// Whether the guest may give back the space of what it doesn't need any more; `false` if absent. Firecracker has this
-    /// from 1.17 on.
+    /// Whether the guest may give back the space of what it doesn't need any more, if the drive is writable; `true` if
+    /// absent. Firecracker has this from 1.17 on, where it is `false` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discard: Option<bool>,
 }
