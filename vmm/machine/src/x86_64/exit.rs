@@ -41,13 +41,17 @@ pub(crate) fn rest(vcpu: &VcpuFd) -> Rest {
 
 /// The end of a guest whose vCPUs can't wake, one of which halted at `rip`.
 pub(crate) fn halted(rip: u64) -> GuestEnd {
-    let message = format!("every vCPU is halted with interrupts masked, one of them before rip {rip:#x}");
+    let message =
+        format!("every vCPU is halted with interrupts masked, one of them by the instruction before rip {rip:#x}");
     GuestEnd { reason: ExitReason::Halted, message }
 }
 
 /// Where the vCPU is, in words.
 pub(crate) fn place(vcpu: &VcpuFd) -> String {
+    /// KVM resets a vCPU on a triple fault where that is what the processor needs (AMD-V).
+    const RESET_RIP: u64 = 0xfff0;
     match vcpu.get_regs() {
+        Ok(registers) if registers.rip == RESET_RIP => "at a place that KVM did not keep".to_owned(),
         Ok(registers) => format!("at rip {:#x}", registers.rip),
         Err(error) => format!("at an unknown place (KVM_GET_REGS: {error})"),
     }
