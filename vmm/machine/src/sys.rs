@@ -238,8 +238,12 @@ pub(crate) fn process_id() -> libc::pid_t {
 
 /// Id of the calling thread.
 pub(crate) fn thread_id() -> libc::pid_t {
+    // Not by the C library's gettid: the standard library refers to that weakly, and with link-time optimization so does
+    // everybody, so that a static executable has no such function, and calls address 0.
     // SAFETY: has no conditions.
-    unsafe { libc::gettid() }
+    let id = unsafe { libc::syscall(libc::SYS_gettid) };
+    // The kernel's ids are of this type.
+    id as libc::pid_t
 }
 
 /// Interrupts a system call of a thread of this process. That the thread has ended is no error.
