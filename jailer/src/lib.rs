@@ -1,8 +1,20 @@
 //! The jail, as a library of steps and the binary that runs them.
 //!
-//! [`plan`] is what the supervisor asks for, [`warden`] what it hears back.
+//! [`plan`] is what the supervisor asks for, [`warden`] what it hears back. [`jail`] has the steps in their order, [`sealed`] puts
+//! them together, [`watch`] is what the warden does from then on, and [`console`] what it keeps of the guest's console.
 
 #![deny(unsafe_code)]
 
+pub mod cgroup;
+pub mod console;
+pub mod control;
+pub mod error;
+pub mod jail;
 pub mod plan;
+pub mod sealed;
+mod sys;
+pub mod unveil;
 pub mod warden;
+pub mod watch;
+
+pub use sys::inherited;

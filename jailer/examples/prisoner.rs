@@ -1,0 +1,127 @@
+//! Takes the vmm's place in a jail, and tells what it finds there. Its arguments are what it does, one after the other:
+//!
+//! | words | |
+//! |---|---|
+//! | `report N` | writes what it is, as JSON, to descriptor N |
+//! | `attempt N PID` | tries what a vmm in a stranger's hands would, also against process PID, and writes what came of it |
+//! | `say N TEXT` | writes TEXT to descriptor N |
+//! | `mount` | makes a system call that no vmm needs |
+//! | `sleep` | waits for ever |
+//! | `exit N` | ends with this code |
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::IntoRawFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+
+use caps::CapSet;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid, chroot, getgroups, getpid, getppid, getresgid, getresuid, sethostname, setuid};
+use serde_json::{Value, json};
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Failure> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut words = arguments.iter().map(String::as_str);
+    while let Some(word) = words.next() {
+        let mut argument = || words.next().ok_or("an argument is missing");
+        match word {
+            "report" => write(argument()?, report()?.to_string().as_bytes())?,
+            "attempt" => {
+                let number = argument()?;
+                write(number, attempts(argument()?.parse()?).to_string().as_bytes())?;
+            }
+            "say" => write(argument()?, argument()?.as_bytes())?,
+            "mount" => mount(Some("x"), "/", Some("tmpfs"), MsFlags::empty(), None::<&str>)?,
+            "sleep" => loop {
+                std::thread::park();
+            },
+            // What a vmm hears when its filters were given up.
+            "--no-seccomp" => {}
+            "exit" => std::process::exit(argument()?.parse()?),
+            other => return Err(format!("not a word of mine: {other}").into()),
+        }
+    }
+    Ok(())
+}
+
+fn write(number: &str, bytes: &[u8]) -> Result<(), Failure> {
+    // Taken over, and so closed afterwards: the reader is not to wait for more.
+    Ok(File::from(stockade_jailer::inherited(number.parse()?)?).write_all(bytes)?)
+}
+
+fn report() -> Result<Value, Failure> {
+    let (uid, gid) = (getresuid()?, getresgid()?);
+    let mut capabilities = serde_json::Map::new();
+    for (name, set) in [
+        ("effective", CapSet::Effective),
+        ("permitted", CapSet::Permitted),
+        ("inheritable", CapSet::Inheritable),
+        ("bounding", CapSet::Bounding),
+        ("ambient", CapSet::Ambient),
+    ] {
+        let held: Vec<_> =
+            caps::all().into_iter().filter(|cap| caps::has_cap(None, set, *cap).unwrap_or(true)).collect();
+        capabilities.insert(name.to_owned(), held.len().into());
+    }
+    let descriptors: Vec<i32> = (3..1024).filter(|number| is_open(*number)).collect();
+    let limit = |resource| getrlimit(resource).map(|(soft, hard)| [soft, hard]);
+    let root: io::Result<Vec<_>> = std::fs::read_dir("/").and_then(Iterator::collect);
+    Ok(json!({
+        "user": [uid.real.as_raw(), uid.effective.as_raw(), uid.saved.as_raw()],
+        "group": [gid.real.as_raw(), gid.effective.as_raw(), gid.saved.as_raw()],
+        "groups": getgroups()?.len(),
+        "capabilities": capabilities,
+        "no_new_privs": prctl::get_no_new_privs()?,
+        "securebits": rustix::thread::capabilities_secure_bits()?.bits(),
+        "death_signal": prctl::get_pdeathsig()?.map(|signal| signal as i32),
+        "process": getpid().as_raw(),
+        "parent": getppid().as_raw(),
+        "host_name": nix::unistd::gethostname()?.to_string_lossy(),
+        "environment": std::env::vars().count(),
+        "descriptors": descriptors,
+        "root": root.map(|entries| entries.len()).map_err(|error| error.raw_os_error()),
+        "core": limit(Resource::RLIMIT_CORE)?,
+        "locked": limit(Resource::RLIMIT_MEMLOCK)?,
+        "open": limit(Resource::RLIMIT_NOFILE)?,
+    }))
+}
+
+fn is_open(number: i32) -> bool {
+    stockade_jailer::inherited(number).map(IntoRawFd::into_raw_fd).is_ok()
+}
+
+/// Each attempt by name, with the error number that it failed with; null for one that succeeded.
+fn attempts(victim: i32) -> Value {
+    let abstract_socket = || UnixStream::connect_addr(&SocketAddr::from_abstract_name(b"stockade-prisoner")?);
+    let flags = MsFlags::empty();
+    let results: [(&str, io::Result<()>); 16] = [
+        ("open_root", File::open("/").map(drop)),
+        ("open_passwd", File::open("/etc/passwd").map(drop)),
+        ("open_kvm", File::open("/dev/kvm").map(drop)),
+        ("create", File::create("/x").map(drop)),
+        ("make_folder", std::fs::create_dir("/x")),
+        ("leave_root", std::fs::read_dir("/../..").map(drop)),
+        ("mount", mount(Some("x"), "/", Some("tmpfs"), flags, None::<&str>).map_err(io::Error::from)),
+        ("chroot", chroot("/").map_err(io::Error::from)),
+        ("become_root", setuid(Uid::from_raw(0)).map_err(io::Error::from)),
+        ("kill_host_process", kill(Pid::from_raw(victim), Signal::SIGKILL).map_err(io::Error::from)),
+        ("listen", TcpListener::bind("127.0.0.1:0").map(drop)),
+        ("connect", TcpStream::connect("127.0.0.1:22").map(drop)),
+        ("abstract_socket", abstract_socket().map(drop)),
+        ("rename_host", sethostname("x").map_err(io::Error::from)),
+        ("make_namespace", unshare(CloneFlags::CLONE_NEWNET).map_err(io::Error::from)),
+        ("raise_limit", setrlimit(Resource::RLIMIT_MEMLOCK, 1 << 30, 1 << 30).map_err(io::Error::from)),
+    ];
+    results
+        .into_iter()
+        .map(|(name, result)| (name.to_owned(), json!(result.err().map(|error| error.raw_os_error()))))
+        .collect()
+}

@@ -1,0 +1,167 @@
+//! Control groups of a virtual machine: one folder `stockade/NAME` in each hierarchy that the host has, version 1 or 2.
+//!
+//! The folders belong to the machine's user id, and their parent to the group of wardens, so that a warden without any
+//! capability can remove them.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use crate::plan::{Limits, WARDEN_GID};
+
+const ROOT: &str = "/sys/fs/cgroup";
+const PARENT: &str = "stockade";
+/// Microseconds in which a share of processor time is given out (cpu.cfs_period_us).
+const CPU_PERIOD_US: u64 = 100_000;
+
+/// The controllers that limit something here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Controller {
+    Memory,
+    Cpu,
+    Pids,
+}
+
+impl Controller {
+    const ALL: [Self; 3] = [Self::Memory, Self::Cpu, Self::Pids];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Cpu => "cpu",
+            Self::Pids => "pids",
+        }
+    }
+}
+
+/// The folders of one machine.
+#[derive(Debug)]
+pub struct Cgroup {
+    folders: Vec<PathBuf>,
+    version: u8,
+}
+
+impl Cgroup {
+    /// Makes the folders of `name` for the user id `owner`, with `limits` in force.
+    ///
+    /// # Errors
+    /// A controller is missing, or a folder can't be made. Nothing is left then.
+    pub fn create(name: &str, owner: u32, limits: &Limits) -> io::Result<Self> {
+        let unified = Path::new(ROOT).join("cgroup.controllers").exists();
+        let mut cgroup = Self { folders: Vec::new(), version: if unified { 2 } else { 1 } };
+        let made =
+            if unified { cgroup.create_unified(name, owner, limits) } else { cgroup.create_v1(name, owner, limits) };
+        if made.is_err() {
+            cgroup.remove();
+        }
+        made.map(|()| cgroup)
+    }
+
+    /// What the layer report says.
+    pub fn describe(&self) -> String {
+        let paths: Vec<_> = self.folders.iter().map(|folder| folder.display().to_string()).collect();
+        format!("version {}: {}", self.version, paths.join(", "))
+    }
+
+    /// The folders.
+    pub fn folders(&self) -> &[PathBuf] {
+        &self.folders
+    }
+
+    /// Moves the calling process into it.
+    ///
+    /// # Errors
+    /// As writing `cgroup.procs`.
+    pub fn join(&self) -> io::Result<()> {
+        self.folders.iter().try_for_each(|folder| write(folder, "cgroup.procs", "0"))
+    }
+
+    /// Removes the folders. Returns what could not be removed, in words.
+    pub fn remove(&self) -> Vec<String> {
+        self.folders.iter().filter_map(|folder| remove(folder)).collect()
+    }
+
+    fn create_v1(&mut self, name: &str, owner: u32, limits: &Limits) -> io::Result<()> {
+        for controller in Controller::ALL {
+            let folder = self.make(&Path::new(ROOT).join(controller.name()).join(PARENT), name, owner)?;
+            match controller {
+                Controller::Memory => {
+                    write(&folder, "memory.limit_in_bytes", &limits.memory_bytes.to_string())?;
+                    // Not there where the kernel does not account swap, which then is not limited either.
+                    optional(write(&folder, "memory.memsw.limit_in_bytes", &limits.memory_bytes.to_string()))?;
+                    write(&folder, "memory.swappiness", "0")?;
+                }
+                Controller::Cpu => {
+                    write(&folder, "cpu.cfs_period_us", &CPU_PERIOD_US.to_string())?;
+                    write(&folder, "cpu.cfs_quota_us", &quota_us(limits).to_string())?;
+                }
+                Controller::Pids => write(&folder, "pids.max", &limits.processes.to_string())?,
+            }
+        }
+        Ok(())
+    }
+
+    fn create_unified(&mut self, name: &str, owner: u32, limits: &Limits) -> io::Result<()> {
+        let parent = Path::new(ROOT).join(PARENT);
+        write(Path::new(ROOT), "cgroup.subtree_control", "+memory +cpu +pids")?;
+        make_parent(&parent)?;
+        write(&parent, "cgroup.subtree_control", "+memory +cpu +pids")?;
+        let folder = self.make(&parent, name, owner)?;
+        write(&folder, "memory.max", &limits.memory_bytes.to_string())?;
+        optional(write(&folder, "memory.swap.max", "0"))?;
+        write(&folder, "cpu.max", &format!("{} {CPU_PERIOD_US}", quota_us(limits)))?;
+        write(&folder, "pids.max", &limits.processes.to_string())
+    }
+
+    fn make(&mut self, parent: &Path, name: &str, owner: u32) -> io::Result<PathBuf> {
+        make_parent(parent)?;
+        let folder = parent.join(name);
+        fs::create_dir(&folder)?;
+        self.folders.push(folder.clone());
+        // The folder alone: what is in it, the limits above all, stays root's.
+        chown(&folder, Some(owner), Some(owner))?;
+        Ok(folder)
+    }
+}
+
+/// Removes every folder of `name` that is there. Returns what could not be removed, in words.
+pub fn sweep(name: &str) -> Vec<String> {
+    let mut parents: Vec<_> = Controller::ALL.iter().map(|c| Path::new(ROOT).join(c.name()).join(PARENT)).collect();
+    parents.push(Path::new(ROOT).join(PARENT));
+    parents.iter().map(|parent| parent.join(name)).filter(|folder| folder.exists()).filter_map(|f| remove(&f)).collect()
+}
+
+fn quota_us(limits: &Limits) -> u64 {
+    u64::from(limits.cpu_percent).saturating_mul(CPU_PERIOD_US) / 100
+}
+
+fn make_parent(parent: &Path) -> io::Result<()> {
+    match fs::create_dir(parent) {
+        Ok(()) => {
+            chown(parent, Some(0), Some(WARDEN_GID))?;
+            fs::set_permissions(parent, fs::Permissions::from_mode(0o1770))
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn write(folder: &Path, file: &str, value: &str) -> io::Result<()> {
+    let path = folder.join(file);
+    fs::write(&path, value).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
+fn optional(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // A file that is there but can't be made: creating a file is what writing to one that is missing comes to.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => other,
+    }
+}
+
+fn remove(folder: &Path) -> Option<String> {
+    let error = fs::remove_dir(folder).err()?;
+    (error.kind() != io::ErrorKind::NotFound).then(|| format!("cgroup {}: {error}", folder.display()))
+}

@@ -1,0 +1,132 @@
+//! The guest's console, kept in a file that does not grow: a ring with a cursor.
+//!
+//! | bytes | meaning |
+//! |---|---|
+//! | 0..8 | cursor: how many bytes were ever written, little-endian |
+//! | 8.. | the ring: byte `n` of the console is at `8 + n % size` |
+//!
+//! A reader takes the cursor, reads, and takes the cursor again: what was overwritten meanwhile is older than the second
+//! cursor minus the size.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+const HEADER_BYTES: u64 = 8;
+
+/// The writer's side.
+#[derive(Debug)]
+pub struct Ring {
+    file: File,
+    size: u64,
+    cursor: u64,
+    /// Bytes that the disk had no room for.
+    lost: u64,
+}
+
+impl Ring {
+    /// Makes the file at `path`, of `size` bytes beside its header.
+    ///
+    /// # Errors
+    /// As creating a file.
+    pub fn create(path: &Path, size: u32) -> io::Result<Self> {
+        let file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+        Ok(Self { file, size: u64::from(size.max(1)), cursor: 0, lost: 0 })
+    }
+
+    /// The file, for whoever owns it from now on.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Appends. What the disk has no room for is lost, and the guest is not stopped for that.
+    pub fn append(&mut self, bytes: &[u8]) {
+        let keep = usize::try_from(self.size).unwrap_or(usize::MAX).min(bytes.len());
+        let (skipped, mut rest) = bytes.split_at(bytes.len().saturating_sub(keep));
+        self.advance(skipped.len());
+        while !rest.is_empty() {
+            let offset = self.cursor.checked_rem(self.size).unwrap_or_default();
+            let room = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+            let (now, later) = rest.split_at(room.min(rest.len()));
+            if self.file.write_all_at(now, HEADER_BYTES.saturating_add(offset)).is_err() {
+                self.lost = self.lost.saturating_add(rest.len() as u64);
+                return;
+            }
+            self.advance(now.len());
+            rest = later;
+        }
+        let _ = self.file.write_all_at(&self.cursor.to_le_bytes(), 0);
+    }
+
+    /// How many bytes the disk had no room for.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    fn advance(&mut self, length: usize) {
+        self.cursor = self.cursor.saturating_add(length as u64);
+    }
+}
+
+/// Reads the last `wanted` bytes, or as many as there are.
+///
+/// # Errors
+/// As reading a file.
+pub fn read_tail(file: &File, wanted: usize) -> io::Result<Vec<u8>> {
+    let mut header = [0; HEADER_BYTES as usize];
+    let length = file.metadata()?.len();
+    if length < HEADER_BYTES {
+        return Ok(Vec::new());
+    }
+    file.read_exact_at(&mut header, 0)?;
+    let cursor = u64::from_le_bytes(header);
+    // Until the ring has gone round once, the file is as long as what is in it.
+    let size = length.saturating_sub(HEADER_BYTES);
+    let mut tail = vec![0; usize::try_from(cursor.min(size)).unwrap_or(usize::MAX).min(wanted)];
+    let mut start = cursor.saturating_sub(tail.len() as u64);
+    let mut rest = tail.as_mut_slice();
+    while !rest.is_empty() {
+        let offset = start.checked_rem(size).unwrap_or_default();
+        let room = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(rest.len());
+        let (now, later) = rest.split_at_mut(room);
+        file.read_exact_at(now, HEADER_BYTES.saturating_add(offset))?;
+        start = start.saturating_add(now.len() as u64);
+        rest = later;
+    }
+    Ok(tail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tail(path: &Path, wanted: usize) -> String {
+        String::from_utf8(read_tail(&File::open(path).unwrap(), wanted).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_last_bytes_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("console");
+        let mut ring = Ring::create(&path, 8).unwrap();
+        assert_eq!(tail(&path, 100), "");
+        let mut written = String::new();
+        for piece in ["abc", "de", "", "fgh", "i", "jklmnopqrstuvwxyz", "0123456"] {
+            ring.append(piece.as_bytes());
+            written.push_str(piece);
+            let kept = &written[written.len().saturating_sub(8)..];
+            assert_eq!(tail(&path, 100), kept);
+            assert_eq!(tail(&path, 3), &kept[kept.len() - 3..]);
+        }
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 16);
+    }
+
+    #[test]
+    fn a_full_disk_loses_bytes_and_nothing_else() {
+        let file = File::options().write(true).open("/dev/full").unwrap();
+        let mut ring = Ring { file, size: 8, cursor: 0, lost: 0 };
+        ring.append(b"hello");
+        assert_eq!(ring.lost(), 5);
+    }
+}

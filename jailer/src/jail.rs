@@ -1,0 +1,271 @@
+//! The jail, step by step. Each step consumes the jail that the one before it returned, so the compiler refuses a jail whose
+//! steps are missing or out of order:
+//!
+//! | step | layers |
+//! |---|---|
+//! | [`isolate`](Jail::isolate) | cgroup, namespaces |
+//! | [`empty_root`](Jail::empty_root) | root |
+//! | [`limit`](Jail::limit) | resource-limits |
+//! | [`drop_privileges`](Jail::drop_privileges) | capabilities, uid |
+//! | [`unveil`](Jail::unveil) | landlock |
+//! | [`execute`](Jail::execute) | seccomp, and the vmm |
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use caps::CapSet;
+use nix::fcntl::{AtFlags, FcntlArg, FdFlag, fcntl};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Uid, chdir, execveat, pivot_root, setgroups, sethostname, setresgid, setresuid, setsid};
+
+use crate::cgroup::Cgroup;
+use crate::error::{JailError, Step};
+use crate::plan::{Layer, Plan};
+use crate::warden::LayerReport;
+use crate::{sys, unveil};
+
+/// Most descriptors of a vmm: its own, and one for each connection over vsock.
+const DESCRIPTORS: u64 = 4096;
+
+/// Root, and where the jailer was started.
+#[derive(Debug)]
+pub struct Privileged;
+/// In control groups and namespaces of its own.
+#[derive(Debug)]
+pub struct Isolated;
+/// In an empty root directory.
+#[derive(Debug)]
+pub struct Rooted;
+/// With resource limits.
+#[derive(Debug)]
+pub struct Limited;
+/// Another user, without capabilities.
+#[derive(Debug)]
+pub struct Unprivileged;
+/// Without any path.
+#[derive(Debug)]
+pub struct Unveiled;
+
+/// A process on its way into its jail.
+#[derive(Debug)]
+pub struct Jail<'a, State> {
+    plan: &'a Plan,
+    reports: Vec<LayerReport>,
+    state: PhantomData<State>,
+}
+
+impl<'a, State> Jail<'a, State> {
+    /// Puts `layer` on with `put_on`, which returns what exactly is in force, unless the plan gave it up.
+    fn layer(
+        &mut self,
+        layer: Layer,
+        put_on: impl FnOnce(&Plan) -> Result<String, JailError>,
+    ) -> Result<(), JailError> {
+        let enforced = self.plan.wants(layer);
+        let detail = if enforced { put_on(self.plan)? } else { "given up".to_owned() };
+        self.reports.push(LayerReport { layer, enforced, detail });
+        Ok(())
+    }
+
+    fn next<Next>(self) -> Jail<'a, Next> {
+        Jail { plan: self.plan, reports: self.reports, state: PhantomData }
+    }
+}
+
+impl<'a> Jail<'a, Privileged> {
+    /// A process that is about to build the jail of `plan` around itself.
+    pub fn new(plan: &'a Plan) -> Self {
+        Self { plan, reports: Vec::new(), state: PhantomData }
+    }
+
+    /// Joins the control group, and leaves every namespace but the PID namespace that it was born in.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn isolate(mut self, cgroup: Option<&Cgroup>) -> Result<Jail<'a, Isolated>, JailError> {
+        setsid().step("leave the session")?;
+        self.layer(Layer::Cgroup, |_| {
+            let cgroup = cgroup.ok_or(io::ErrorKind::NotFound).layer(Layer::Cgroup, "join the control group")?;
+            cgroup.join().layer(Layer::Cgroup, "join the control group")?;
+            Ok(cgroup.describe())
+        })?;
+        self.layer(Layer::Namespaces, |plan| {
+            let flags = CloneFlags::CLONE_NEWNS
+                | CloneFlags::CLONE_NEWNET
+                | CloneFlags::CLONE_NEWIPC
+                | CloneFlags::CLONE_NEWUTS
+                | CloneFlags::CLONE_NEWCGROUP;
+            unshare(flags).layer(Layer::Namespaces, "make namespaces")?;
+            sethostname(&plan.id).layer(Layer::Namespaces, "set the host name")?;
+            Ok("mount, pid, network, ipc, uts and cgroup".to_owned())
+        })?;
+        Ok(self.next())
+    }
+}
+
+impl<'a> Jail<'a, Isolated> {
+    /// Changes to an empty, read-only root directory, of which nothing else remains.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn empty_root(mut self) -> Result<Jail<'a, Rooted>, JailError> {
+        self.layer(Layer::Root, |plan| {
+            if !plan.wants(Layer::Namespaces) {
+                // Not the host's mounts: the root needs a namespace of its own, whatever else was given up.
+                unshare(CloneFlags::CLONE_NEWNS).layer(Layer::Root, "make a mount namespace")?;
+            }
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).layer(Layer::Root, "make mounts private")?;
+            let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+            let options = Some("size=4k,nr_inodes=2,mode=555");
+            mount(Some("stockade"), &plan.run_directory, Some("tmpfs"), flags, options)
+                .layer(Layer::Root, "mount an empty root")?;
+            chdir(&plan.run_directory).layer(Layer::Root, "enter the empty root")?;
+            // pivot_root(2), "pivot_root(".", ".")": the old root lies on top of the new one, and is taken away.
+            pivot_root(".", ".").layer(Layer::Root, "change the root")?;
+            umount2(".", MntFlags::MNT_DETACH).layer(Layer::Root, "give up the old root")?;
+            chdir("/").layer(Layer::Root, "enter the new root")?;
+            Ok("an empty tmpfs: read-only, nodev, nosuid, noexec".to_owned())
+        })?;
+        Ok(self.next())
+    }
+}
+
+impl<'a> Jail<'a, Rooted> {
+    /// Sets resource limits.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn limit(mut self) -> Result<Jail<'a, Limited>, JailError> {
+        self.layer(Layer::ResourceLimits, |plan| {
+            set_resource_limits(plan).layer(Layer::ResourceLimits, "set resource limits")?;
+            let processes = most_processes(plan);
+            Ok(format!(
+                "no core dump, {DESCRIPTORS} descriptors, {processes} processes, no locked memory, no message queues"
+            ))
+        })?;
+        Ok(self.next())
+    }
+}
+
+impl<'a> Jail<'a, Limited> {
+    /// Becomes the plan's user, and gives up every capability and every way to get one.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn drop_privileges(mut self) -> Result<Jail<'a, Unprivileged>, JailError> {
+        self.layer(Layer::Capabilities, |_| {
+            forbid_capabilities().layer(Layer::Capabilities, "empty the capability sets")?;
+            Ok("every set empty, securebits locked".to_owned())
+        })?;
+        self.layer(Layer::Uid, |plan| {
+            become_user(plan.uid, &[]).layer(Layer::Uid, format!("become user {}", plan.uid))?;
+            Ok(format!("user and group {}", plan.uid))
+        })?;
+        if self.plan.wants(Layer::Capabilities) {
+            give_up_capabilities().layer(Layer::Capabilities, "give up capabilities")?;
+        }
+        prctl::set_no_new_privs().step("set no_new_privs")?;
+        // Undone by a change of the user id, so only now: no vmm outlives its warden.
+        prctl::set_pdeathsig(Signal::SIGKILL).step("ask to die with the warden")?;
+        Ok(self.next())
+    }
+}
+
+impl<'a> Jail<'a, Unprivileged> {
+    /// Gives up every path but the `executable`, and every port, signal and abstract socket outside.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn unveil(mut self, executable: &OwnedFd) -> Result<Jail<'a, Unveiled>, JailError> {
+        self.layer(Layer::Landlock, |_| {
+            unveil::all_but_program(executable).layer(Layer::Landlock, "restrict with Landlock")
+        })?;
+        Ok(self.next())
+    }
+}
+
+impl Jail<'_, Unveiled> {
+    /// Installs the launch filter and executes the vmm. `report` is told what is in force just before that.
+    ///
+    /// # Errors
+    /// The step that failed; there is no other return.
+    pub fn execute(
+        mut self,
+        executable: &OwnedFd,
+        inherited: &[BorrowedFd<'_>],
+        report: impl FnOnce(&[LayerReport]) -> io::Result<()>,
+    ) -> Result<Infallible, JailError> {
+        let arguments = self.arguments()?;
+        sys::close_on_exec_from(3).step("close descriptors")?;
+        for descriptor in inherited {
+            fcntl(descriptor.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())).step("keep a descriptor")?;
+        }
+        let plan = self.plan;
+        self.layer(Layer::Seccomp, |_| Ok("launch filter, then one for each thread".to_owned()))?;
+        report(&self.reports).step("report")?;
+        if plan.wants(Layer::Seccomp) {
+            seccomp_filters::pledge(seccomp_filters::Role::Launch)
+                .map_err(io::Error::other)
+                .layer(Layer::Seccomp, "install the launch filter")?;
+        }
+        let environment: [CString; 0] = [];
+        execveat(executable, c"", &arguments, &environment, AtFlags::AT_EMPTY_PATH).step("execute stockade-vmm")
+    }
+
+    fn arguments(&self) -> Result<Vec<CString>, JailError> {
+        let without_filters = (!self.plan.wants(Layer::Seccomp)).then(|| "--no-seccomp".to_owned());
+        let program = "stockade-vmm".to_owned();
+        let arguments = std::iter::once(program).chain(without_filters).chain(self.plan.arguments.iter().cloned());
+        arguments.map(CString::new).collect::<Result<_, _>>().step("prepare the vmm's arguments")
+    }
+}
+
+/// Sets the limits that vmm and warden share.
+pub(crate) fn set_resource_limits(plan: &Plan) -> io::Result<()> {
+    let limits = [
+        (Resource::RLIMIT_CORE, 0),
+        (Resource::RLIMIT_NOFILE, DESCRIPTORS),
+        (Resource::RLIMIT_NPROC, most_processes(plan)),
+        (Resource::RLIMIT_MEMLOCK, 0),
+        (Resource::RLIMIT_MSGQUEUE, 0),
+    ];
+    Ok(limits.into_iter().try_for_each(|(resource, limit)| setrlimit(resource, limit, limit))?)
+}
+
+/// The vmm's, and its warden, which has the same user id.
+fn most_processes(plan: &Plan) -> u64 {
+    u64::from(plan.limits.processes).saturating_add(1)
+}
+
+/// Sees to it that no capability can come back. Those in use stay until [`give_up_capabilities`].
+pub(crate) fn forbid_capabilities() -> io::Result<()> {
+    for set in [CapSet::Ambient, CapSet::Bounding, CapSet::Inheritable] {
+        caps::clear(None, set).map_err(io::Error::other)?;
+    }
+    sys::lock_securebits()
+}
+
+/// Gives up the capabilities in use.
+pub(crate) fn give_up_capabilities() -> io::Result<()> {
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        caps::clear(None, set).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// Becomes user and group `uid`, with these groups beside.
+pub(crate) fn become_user(uid: u32, groups: &[u32]) -> io::Result<()> {
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+    let (user, group) = (Uid::from_raw(uid), Gid::from_raw(uid));
+    setgroups(&groups)?;
+    setresgid(group, group, group)?;
+    Ok(setresuid(user, user, user)?)
+}

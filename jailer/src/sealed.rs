@@ -1,0 +1,236 @@
+//! Sealed mode: one process becomes the vmm in its jail, the other its warden.
+
+use std::convert::Infallible;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{chown, fchown};
+use std::path::{Path, PathBuf};
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{ForkResult, Pid};
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::Cgroup;
+use crate::console::Ring;
+use crate::control::Control;
+use crate::error::{JailError, Step};
+use crate::jail::{self, Jail};
+use crate::plan::{Layer, Plan, WARDEN_GID};
+use crate::warden::{Event, LayerReport};
+use crate::watch::Watch;
+use crate::{sys, unveil};
+
+/// What the process in the jail says to its warden before it is the vmm. After `Confined`, silence means that it is.
+#[derive(Debug, Serialize, Deserialize)]
+enum Progress {
+    /// What is in force.
+    Confined(Vec<LayerReport>),
+    /// It can't go on.
+    Failed { layer: Option<Layer>, step: String, cause: String },
+}
+
+/// The descriptors of a plan, taken over.
+struct Descriptors {
+    executable: OwnedFd,
+    inherited: Vec<OwnedFd>,
+    lease: OwnedFd,
+    console: OwnedFd,
+}
+
+/// Builds the jail of `plan`, executes the vmm in it, and stays as its warden. Whatever there is to say goes to the plan's control
+/// socket.
+///
+/// # Errors
+/// There is no control socket to say it to.
+pub fn run(plan: &Plan) -> io::Result<()> {
+    let control = Control::new(sys::inherited(plan.control)?);
+    let refused = |error: JailError| Event::Refused { layer: error.layer, message: error.explain() };
+    let cgroup = match make_cgroup(plan) {
+        Ok(cgroup) => cgroup,
+        Err(error) => {
+            control.send(&refused(error));
+            return Ok(());
+        }
+    };
+    match start(plan, cgroup.as_ref()) {
+        Ok(Started { child, descriptors: Kept { console, lease }, ring, confinement }) => {
+            match Watch::new(child, console, ring, lease, plan.run_directory.clone(), cgroup) {
+                Ok(watch) => {
+                    control.send(&Event::Confined { pid: child.as_raw(), at_us: monotonic_us(), confinement });
+                    watch.until_the_end(&control);
+                }
+                Err(source) => {
+                    end(child);
+                    control.send(&refused(JailError { layer: None, step: "watch the vmm".to_owned(), source }));
+                }
+            }
+        }
+        Err(error) => {
+            cgroup.iter().for_each(|cgroup| drop(cgroup.remove()));
+            control.send(&refused(error));
+        }
+    }
+    Ok(())
+}
+
+/// A vmm that runs, and what its warden keeps.
+struct Started {
+    child: Pid,
+    descriptors: Kept,
+    ring: Ring,
+    confinement: Vec<LayerReport>,
+}
+
+struct Kept {
+    console: OwnedFd,
+    lease: OwnedFd,
+}
+
+/// Splits off the vmm and confines both it and this process, the warden.
+fn start(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<Started, JailError> {
+    let Descriptors { executable, inherited, lease, console } = take_over(plan).step("take over descriptors")?;
+    let ring = console_ring(plan).step("make the console's file")?;
+    if plan.wants(Layer::Namespaces) {
+        unshare(CloneFlags::CLONE_NEWPID).layer(Layer::Namespaces, "make a PID namespace")?;
+    }
+    let (progress, progress_end) = io::pipe().step("make a pipe")?;
+    let child = match sys::split().step("fork")? {
+        ForkResult::Child => {
+            drop((console, lease, progress, ring));
+            become_vmm(plan, cgroup, &executable, &inherited, progress_end)
+        }
+        ForkResult::Parent { child } => child,
+    };
+    // What is the vmm's alone must end with it.
+    drop((executable, inherited, progress_end));
+    let confined = await_confinement(progress).and_then(|confinement| {
+        confine_warden(plan, cgroup)?;
+        Ok(confinement)
+    });
+    match confined {
+        Ok(confinement) => Ok(Started { child, descriptors: Kept { console, lease }, ring, confinement }),
+        Err(error) => {
+            end(child);
+            Err(error)
+        }
+    }
+}
+
+fn make_cgroup(plan: &Plan) -> Result<Option<Cgroup>, JailError> {
+    let make = || Cgroup::create(&plan.id, plan.owner(), &plan.limits);
+    plan.wants(Layer::Cgroup).then(make).transpose().layer(Layer::Cgroup, "make the control group")
+}
+
+fn take_over(plan: &Plan) -> io::Result<Descriptors> {
+    Ok(Descriptors {
+        executable: sys::inherited(plan.executable)?,
+        inherited: plan.descriptors.iter().map(|number| sys::inherited(*number)).collect::<io::Result<_>>()?,
+        lease: sys::inherited(plan.lease)?,
+        console: sys::inherited(plan.console)?,
+    })
+}
+
+fn console_ring(plan: &Plan) -> io::Result<Ring> {
+    let ring = Ring::create(&plan.run_directory.join("console"), plan.console_ring_bytes)?;
+    fchown(ring.file(), Some(plan.owner()), Some(plan.owner()))?;
+    // The supervisor made it for the leased user.
+    chown(&plan.run_directory, Some(plan.owner()), Some(plan.owner()))?;
+    Ok(ring)
+}
+
+/// The child's part, of which there is no return.
+fn become_vmm(
+    plan: &Plan,
+    cgroup: Option<&Cgroup>,
+    executable: &OwnedFd,
+    inherited: &[OwnedFd],
+    mut progress: PipeWriter,
+) -> ! {
+    let Err(error) = enter(plan, cgroup, executable, inherited, &mut progress);
+    let failed = Progress::Failed { layer: error.layer, step: error.step, cause: error.source.to_string() };
+    // A warden that does not hear it sees the process end.
+    let _ = say(&mut progress, &failed);
+    std::process::exit(1)
+}
+
+fn enter(
+    plan: &Plan,
+    cgroup: Option<&Cgroup>,
+    executable: &OwnedFd,
+    inherited: &[OwnedFd],
+    progress: &mut PipeWriter,
+) -> Result<Infallible, JailError> {
+    let inherited: Vec<_> = inherited.iter().map(AsFd::as_fd).collect();
+    Jail::new(plan).isolate(cgroup)?.empty_root()?.limit()?.drop_privileges()?.unveil(executable)?.execute(
+        executable,
+        &inherited,
+        |reports| say(progress, &Progress::Confined(reports.to_vec())),
+    )
+}
+
+fn say(progress: &mut PipeWriter, message: &Progress) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    progress.write_all(&line)
+}
+
+/// Hears out the child until it is the vmm, which closes its end, or gives up.
+fn await_confinement(mut progress: PipeReader) -> Result<Vec<LayerReport>, JailError> {
+    let mut text = Vec::new();
+    progress.read_to_end(&mut text).step("hear from the vmm's process")?;
+    let messages = serde_json::Deserializer::from_slice(&text).into_iter::<Progress>();
+    match messages.last() {
+        Some(Ok(Progress::Confined(reports))) => Ok(reports),
+        Some(Ok(Progress::Failed { layer, step, cause })) => {
+            Err(JailError { layer, step, source: io::Error::other(cause) })
+        }
+        _ => Err(io::Error::from(io::ErrorKind::UnexpectedEof)).step("hear from the vmm's process"),
+    }
+}
+
+/// The warden may do no more than its vmm, but for removing what was made for it.
+fn confine_warden(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<(), JailError> {
+    std::env::set_current_dir("/").step("leave the folder")?;
+    if plan.wants(Layer::ResourceLimits) {
+        jail::set_resource_limits(plan).layer(Layer::ResourceLimits, "limit the warden's resources")?;
+    }
+    if plan.wants(Layer::Capabilities) {
+        jail::forbid_capabilities().layer(Layer::Capabilities, "empty the warden's capability sets")?;
+    }
+    if plan.wants(Layer::Uid) {
+        jail::become_user(plan.uid, &[WARDEN_GID]).layer(Layer::Uid, "make the warden another user")?;
+    }
+    if plan.wants(Layer::Capabilities) {
+        jail::give_up_capabilities().layer(Layer::Capabilities, "give up the warden's capabilities")?;
+    }
+    prctl::set_no_new_privs().step("set no_new_privs")?;
+    prctl::set_dumpable(false).step("forbid to trace the warden")?;
+    if plan.wants(Layer::Landlock) {
+        let folders = cgroup.map(Cgroup::folders).unwrap_or_default();
+        let folders: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
+        unveil::all_but_folders(&folders, &plan.run_directory)
+            .layer(Layer::Landlock, "restrict the warden with Landlock")?;
+    }
+    if plan.wants(Layer::Seccomp) {
+        seccomp_filters::pledge(seccomp_filters::Role::Warden)
+            .map_err(io::Error::other)
+            .layer(Layer::Seccomp, "install the warden's filter")?;
+    }
+    Ok(())
+}
+
+fn end(child: Pid) {
+    let _ = kill(child, Signal::SIGKILL);
+    let _ = waitpid(child, None);
+}
+
+fn monotonic_us() -> u64 {
+    let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else { return 0 };
+    let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
+    let nanoseconds = u64::try_from(now.tv_nsec()).unwrap_or(0);
+    seconds.saturating_mul(1_000_000).saturating_add(nanoseconds / 1000)
+}

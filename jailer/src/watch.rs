@@ -1,0 +1,148 @@
+//! A warden at work: it watches the vmm, keeps the console, obeys the supervisor, and undoes everything at the end.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::cgroup::Cgroup;
+use crate::console::Ring;
+use crate::control::Control;
+use crate::warden::{Event, ProcessEnd};
+
+/// Console bytes that are read at once.
+const CHUNK_BYTES: usize = 16 * 1024;
+
+/// Everything that a warden holds.
+#[derive(Debug)]
+pub struct Watch {
+    child: Pid,
+    vmm: OwnedFd,
+    console: File,
+    console_open: bool,
+    ring: Ring,
+    run_directory: PathBuf,
+    cgroup: Option<Cgroup>,
+    /// The user id is taken for as long as this is open.
+    _lease: OwnedFd,
+}
+
+impl Watch {
+    /// Takes charge of `child`.
+    ///
+    /// # Errors
+    /// As pidfd_open(2).
+    pub fn new(
+        child: Pid,
+        console: OwnedFd,
+        ring: Ring,
+        lease: OwnedFd,
+        run_directory: PathBuf,
+        cgroup: Option<Cgroup>,
+    ) -> io::Result<Self> {
+        let pid = rustix::process::Pid::from_raw(child.as_raw()).ok_or(io::ErrorKind::InvalidInput)?;
+        let vmm = pidfd_open(pid, PidfdFlags::empty())?;
+        rustix::io::ioctl_fionbio(&console, true)?;
+        let console = File::from(console);
+        Ok(Self { child, vmm, console, console_open: true, ring, run_directory, cgroup, _lease: lease })
+    }
+
+    /// Watches until the vmm has ended, undoes what was made for it, and says both.
+    pub fn until_the_end(mut self, control: &Control) {
+        let mut supervised = true;
+        loop {
+            let Ready { ended, commanded, console } = self.wait(control, supervised);
+            if console {
+                self.read_console();
+            }
+            if commanded && !matches!(control.receive(), Ok(Some(_)) | Err(_)) {
+                supervised = false;
+            }
+            if commanded {
+                self.kill();
+            }
+            if ended {
+                break;
+            }
+        }
+        let (end, message) = describe(waitpid(self.child, None));
+        while self.read_console() {}
+        control.send(&Event::Ended { end, message });
+        control.send(&Event::Cleaned { left_behind: self.clean_up() });
+    }
+
+    fn wait(&self, control: &Control, supervised: bool) -> Ready {
+        let readable = |descriptor| PollFd::new(descriptor, PollFlags::POLLIN);
+        let mut descriptors = vec![readable(self.vmm.as_fd())];
+        let control_at = supervised.then_some(descriptors.len());
+        descriptors.extend(supervised.then(|| readable(control.as_fd())));
+        let console_at = self.console_open.then_some(descriptors.len());
+        descriptors.extend(self.console_open.then(|| readable(self.console.as_fd())));
+        // An interrupted call changes nothing: nothing is ready then.
+        let polled = poll(&mut descriptors, PollTimeout::NONE);
+        let is_ready = |index: Option<usize>| {
+            let events = index.and_then(|index| descriptors.get(index)).and_then(PollFd::revents);
+            polled.is_ok() && events.is_some_and(|events| !events.is_empty())
+        };
+        Ready { ended: is_ready(Some(0)), commanded: is_ready(control_at), console: is_ready(console_at) }
+    }
+
+    /// Reads once. Returns whether there may be more.
+    fn read_console(&mut self) -> bool {
+        let mut bytes = [0; CHUNK_BYTES];
+        match self.console.read(&mut bytes) {
+            Ok(0) => self.console_open = false,
+            Ok(length) => {
+                self.ring.append(bytes.get(..length).unwrap_or_default());
+                return true;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.console_open = false,
+        }
+        false
+    }
+
+    fn kill(&self) {
+        // One that has ended already needs no signal.
+        let _ = pidfd_send_signal(&self.vmm, Signal::KILL);
+    }
+
+    /// Removes what was made for the machine. Returns what could not be removed, in words.
+    fn clean_up(&self) -> Vec<String> {
+        let mut left_behind = self.cgroup.as_ref().map(Cgroup::remove).unwrap_or_default();
+        match std::fs::remove_dir_all(&self.run_directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                left_behind.push(format!("{}: {error}", self.run_directory.display()));
+            }
+            _ => {}
+        }
+        left_behind
+    }
+}
+
+/// What happened.
+struct Ready {
+    ended: bool,
+    commanded: bool,
+    console: bool,
+}
+
+fn describe(status: Result<WaitStatus, Errno>) -> (ProcessEnd, String) {
+    match status {
+        Ok(WaitStatus::Signaled(_, nix::sys::signal::Signal::SIGSYS, _)) => (
+            ProcessEnd::Signaled(libc::SIGSYS),
+            "killed for a system call that its filter forbids; the kernel's log names it (journalctl -k | grep seccomp)"
+                .to_owned(),
+        ),
+        Ok(WaitStatus::Signaled(_, signal, _)) => (ProcessEnd::Signaled(signal as i32), format!("killed by {signal}")),
+        Ok(WaitStatus::Exited(_, code)) => (ProcessEnd::Exited(code), format!("exited with code {code}")),
+        other => (ProcessEnd::Exited(-1), format!("lost: {other:?}")),
+    }
+}

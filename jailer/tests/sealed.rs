@@ -1,0 +1,347 @@
+//! Sealed jails as they really are: the jailer's program builds them around a prisoner, who tells what it found there.
+//!
+//! Everything here needs root, and fails without.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs::File;
+use std::io::{self, PipeReader, Read, Seek, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use command_fds::{CommandFdExt, FdMapping};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use stockade_jailer::console::read_tail;
+use stockade_jailer::plan::{self, Layer, Limits, Plan, WARDEN_GID};
+use stockade_jailer::warden::{self, Event, LayerReport, MAX_PACKET_BYTES, ProcessEnd};
+
+/// Descriptors as the jailer gets them.
+const EXECUTABLE: i32 = 3;
+const LEASE: i32 = 4;
+const CONTROL: i32 = 5;
+const CONSOLE: i32 = 6;
+const PLAN: i32 = 7;
+/// Those of the prisoner: its reports, and the guest's console.
+const REPORT: i32 = 8;
+const CONSOLE_END: i32 = 9;
+const SECOND_REPORT: i32 = 10;
+
+/// A jail, and the supervisor's side of it.
+struct Jail {
+    warden: Child,
+    control: Option<OwnedFd>,
+    report: PipeReader,
+    id: String,
+    uid: u32,
+    parent: tempfile::TempDir,
+}
+
+impl Jail {
+    fn build(words: &str) -> Self {
+        Self::build_with(words, |_| {})
+    }
+
+    fn build_with(words: &str, change: impl FnOnce(&mut Plan)) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        assert!(nix::unistd::geteuid().is_root(), "run as root: only root builds jails");
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let id = format!("test-{}-{number}", std::process::id());
+        // Not among those that are leased at any time.
+        let uid = WARDEN_GID + 0x10_0000 + (std::process::id() % 0x10_0000) * 16 + number;
+        let parent = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o1770)).tempdir().unwrap();
+        std::fs::set_permissions(&parent, PermissionsExt::from_mode(0o1770)).unwrap();
+        chown(parent.path(), Some(0), Some(WARDEN_GID)).unwrap();
+        let run_directory = parent.path().join(&id);
+        std::fs::create_dir(&run_directory).unwrap();
+        std::fs::set_permissions(&run_directory, PermissionsExt::from_mode(0o700)).unwrap();
+        chown(&run_directory, Some(uid), Some(uid)).unwrap();
+
+        let mut plan = Plan {
+            version: plan::VERSION,
+            id: id.clone(),
+            uid,
+            executable: EXECUTABLE,
+            arguments: words.split_whitespace().map(String::from).collect(),
+            descriptors: vec![REPORT, CONSOLE_END, SECOND_REPORT],
+            lease: LEASE,
+            control: CONTROL,
+            console: CONSOLE,
+            run_directory,
+            console_ring_bytes: 4096,
+            limits: Limits { memory_bytes: 64 << 20, processes: 8, cpu_percent: 150 },
+            without: Vec::new(),
+        };
+        change(&mut plan);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&serde_json::to_vec(&plan).unwrap()).unwrap();
+        file.rewind().unwrap();
+        let jailer = Path::new(env!("CARGO_BIN_EXE_stockade-jailer"));
+        let prisoner = jailer.with_file_name("examples").join("prisoner");
+        let (control, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        let (console, console_end) = io::pipe().unwrap();
+        let (report, report_end) = io::pipe().unwrap();
+        let descriptors: [(i32, OwnedFd); 8] = [
+            (EXECUTABLE, File::open(prisoner).unwrap().into()),
+            (LEASE, tempfile::tempfile().unwrap().into()),
+            (CONTROL, theirs),
+            (CONSOLE, console.into()),
+            (PLAN, file.into()),
+            (REPORT, report_end.try_clone().unwrap().into()),
+            (CONSOLE_END, console_end.into()),
+            (SECOND_REPORT, report_end.into()),
+        ];
+        let mappings = descriptors.map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd });
+        let mut command = Command::new(jailer);
+        command.args(["sealed", "--plan-fd", &PLAN.to_string()]).stdin(Stdio::null());
+        let warden = command.fd_mappings(mappings.into()).unwrap().spawn().unwrap();
+        Self { warden, control: Some(control), report, id, uid, parent }
+    }
+
+    /// What the warden says next; none when it is gone.
+    fn event(&self) -> Option<Event> {
+        let mut packet = vec![0; MAX_PACKET_BYTES];
+        let control = self.control.as_ref().unwrap();
+        let length = recv(control.as_raw_fd(), &mut packet, MsgFlags::empty()).unwrap();
+        (length > 0).then(|| serde_json::from_slice(&packet[..length]).unwrap())
+    }
+
+    fn confined(&self) -> (Pid, Vec<LayerReport>) {
+        match self.event() {
+            Some(Event::Confined { pid, confinement, .. }) => (Pid::from_raw(pid), confinement),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn report(&mut self) -> Value {
+        let mut text = String::new();
+        self.report.read_to_string(&mut text).unwrap();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    fn send(&self, packet: &[u8]) {
+        send(self.control.as_ref().unwrap().as_raw_fd(), packet, MsgFlags::MSG_NOSIGNAL).unwrap();
+    }
+
+    fn cgroups(&self) -> Vec<PathBuf> {
+        let root = Path::new("/sys/fs/cgroup");
+        let parents = ["", "memory", "cpu", "pids"].map(|controller| root.join(controller).join("stockade"));
+        parents.iter().map(|parent| parent.join(&self.id)).filter(|folder| folder.exists()).collect()
+    }
+
+    fn run_directory(&self) -> PathBuf {
+        self.parent.path().join(&self.id)
+    }
+
+    /// Hears the end, and checks that nothing is left.
+    fn ended(mut self) -> (ProcessEnd, String) {
+        let Some(Event::Ended { end, message }) = self.event() else { panic!("the vmm's end was not reported") };
+        assert_eq!(self.event(), Some(Event::Cleaned { left_behind: Vec::new() }));
+        assert_eq!(self.event(), None);
+        assert!(self.warden.wait().unwrap().success());
+        self.expect_nothing_left();
+        (end, message)
+    }
+
+    fn refused(mut self) -> (Option<Layer>, String) {
+        let Some(Event::Refused { layer, message }) = self.event() else { panic!("it was not refused") };
+        assert_eq!(self.event(), None);
+        self.warden.wait().unwrap();
+        assert_eq!(self.cgroups(), [] as [PathBuf; 0]);
+        assert_eq!(processes_of(self.uid), [] as [String; 0]);
+        (layer, message)
+    }
+
+    fn expect_nothing_left(&self) {
+        assert_eq!(self.cgroups(), [] as [PathBuf; 0]);
+        assert!(!self.run_directory().exists());
+        assert_eq!(processes_of(self.uid), [] as [String; 0]);
+    }
+}
+
+/// Every process of user `uid`.
+fn processes_of(uid: u32) -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap());
+    let numbers = entries.filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok());
+    let owned = numbers.filter(|entry| entry.metadata().is_ok_and(|metadata| metadata.uid() == uid));
+    owned.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn status_of(pid: Pid, field: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn wait_for_end(pid: Pid) {
+    while Path::new(&format!("/proc/{pid}")).exists() {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn the_vmm_finds_itself_with_nothing() {
+    let mut jail = Jail::build("report 8 exit 7");
+    let (uid, id) = (jail.uid, jail.id.clone());
+    let (_, confinement) = jail.confined();
+    assert!(confinement.iter().all(|report| report.enforced), "{confinement:?}");
+    let mut layers: Vec<_> = confinement.iter().map(|report| report.layer.name()).collect();
+    let mut all = Layer::ALL.map(Layer::name);
+    layers.sort_unstable();
+    all.sort_unstable();
+    assert_eq!(layers, all);
+    assert_eq!(
+        jail.report(),
+        json!({
+            "user": [uid, uid, uid],
+            "group": [uid, uid, uid],
+            "groups": 0,
+            "capabilities": {"effective": 0, "permitted": 0, "inheritable": 0, "bounding": 0, "ambient": 0},
+            "no_new_privs": true,
+            "securebits": 0b1110_1011,
+            "death_signal": 9,
+            "process": 1,
+            "parent": 0,
+            "host_name": id,
+            "environment": 0,
+            "descriptors": [8, 9, 10],
+            "root": {"Err": 13},
+            "core": [0, 0],
+            "locked": [0, 0],
+            "open": [4096, 4096],
+        })
+    );
+    assert_eq!(jail.ended(), (ProcessEnd::Exited(7), "exited with code 7".to_owned()));
+}
+
+#[test]
+fn the_kernel_confirms_what_is_in_force() {
+    let jail = Jail::build("sleep");
+    let (vmm, _) = jail.confined();
+    let warden = Pid::from_raw(jail.warden.id().try_into().unwrap());
+    let own = |pid: Pid, kind: &str| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+    for kind in ["mnt", "pid", "net", "ipc", "uts", "cgroup"] {
+        assert_ne!(own(vmm, kind), own(Pid::this(), kind), "{kind}");
+    }
+    let mounts = std::fs::read_to_string(format!("/proc/{vmm}/mountinfo")).unwrap();
+    assert_eq!(mounts.lines().count(), 1, "{mounts}");
+    assert!(mounts.contains(" / / ro,nosuid,nodev,noexec"), "{mounts}");
+    for process in [vmm, warden] {
+        assert_eq!(status_of(process, "Uid:"), vec![jail.uid.to_string(); 4].join(" "));
+        assert_eq!(status_of(process, "NoNewPrivs:"), "1");
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+            assert_eq!(status_of(process, set), "0000000000000000", "{set}");
+        }
+    }
+    assert_eq!(status_of(warden, "Groups:"), WARDEN_GID.to_string());
+    let cgroups = std::fs::read_to_string(format!("/proc/{vmm}/cgroup")).unwrap();
+    let ours = cgroups.lines().filter(|line| line.ends_with(&format!("/stockade/{}", jail.id))).count();
+    assert_eq!(ours, jail.cgroups().len(), "{cgroups}");
+    assert!(ours > 0);
+    jail.send(br#"{"command":"kill"}"#);
+    assert_eq!(jail.ended().0, ProcessEnd::Signaled(9));
+}
+
+/// Every attempt fails, with all layers but the one that would end the prisoner at its first.
+#[test]
+fn a_vmm_in_a_strangers_hands_reaches_nothing() {
+    let mut jail = Jail::build_with(&format!("attempt 8 {}", std::process::id()), |plan| {
+        plan.without = vec![Layer::Seccomp];
+    });
+    let (_, confinement) = jail.confined();
+    let given_up: Vec<_> = confinement.iter().filter(|report| !report.enforced).map(|report| report.layer).collect();
+    assert_eq!(given_up, [Layer::Seccomp]);
+    let report = jail.report();
+    let attempts = report.as_object().unwrap();
+    assert_eq!(attempts.len(), 16);
+    for (attempt, errno) in attempts {
+        assert!(errno.is_number(), "{attempt} succeeded: {report}");
+    }
+    assert_eq!(jail.ended().0, ProcessEnd::Exited(0));
+}
+
+#[test]
+fn the_console_is_kept_in_a_ring() {
+    let jail = Jail::build("say 9 Linux-version sleep");
+    jail.confined();
+    let console = File::open(jail.run_directory().join("console")).unwrap();
+    while read_tail(&console, 100).unwrap().len() < "Linux-version".len() {
+        std::thread::yield_now();
+    }
+    assert_eq!(read_tail(&console, 100).unwrap(), b"Linux-version");
+    jail.send(&serde_json::to_vec(&warden::Command::Kill).unwrap());
+    jail.ended();
+}
+
+#[test]
+fn a_supervisor_that_dies_takes_everything_with_it() {
+    let mut jail = Jail::build("sleep");
+    jail.confined();
+    jail.control = None;
+    assert!(jail.warden.wait().unwrap().success());
+    jail.expect_nothing_left();
+}
+
+#[test]
+fn a_vmm_that_is_killed_is_cleaned_up_after() {
+    let jail = Jail::build("sleep");
+    let (vmm, _) = jail.confined();
+    kill(vmm, Signal::SIGKILL).unwrap();
+    assert_eq!(jail.ended().0, ProcessEnd::Signaled(9));
+}
+
+#[test]
+fn a_warden_that_is_killed_takes_its_vmm_with_it() {
+    let mut jail = Jail::build("sleep");
+    let (vmm, _) = jail.confined();
+    jail.warden.kill().unwrap();
+    jail.warden.wait().unwrap();
+    wait_for_end(vmm);
+    assert_eq!(jail.event(), None);
+    assert_ne!(jail.cgroups(), [] as [PathBuf; 0]);
+    assert_eq!(stockade_jailer::cgroup::sweep(&jail.id), [] as [String; 0]);
+    std::fs::remove_dir_all(jail.run_directory()).unwrap();
+    jail.expect_nothing_left();
+}
+
+#[test]
+fn each_layer_can_be_given_up_by_name() {
+    for layer in Layer::ALL {
+        let jail = Jail::build_with("exit 0", |plan| {
+            plan.without = vec![layer];
+        });
+        let (_, confinement) = jail.confined();
+        for report in &confinement {
+            assert_eq!(report.enforced, report.layer != layer, "{report:?}");
+        }
+        assert_eq!(confinement.len(), Layer::ALL.len());
+        assert_eq!(jail.ended().0, ProcessEnd::Exited(0), "{layer:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_had_is_refused_and_undone() {
+    // A name that is taken.
+    let first = Jail::build("sleep");
+    first.confined();
+    let id = first.id.clone();
+    let (layer, message) = Jail::build_with("sleep", |plan| plan.id = id).refused();
+    assert_eq!(layer, Some(Layer::Cgroup));
+    assert!(message.contains("--without cgroup"), "{message}");
+    assert_ne!(first.cgroups(), [] as [PathBuf; 0]);
+    first.send(br#"{"command":"kill"}"#);
+    first.ended();
+    // A program that is none.
+    let (layer, message) = Jail::build_with("sleep", |plan| {
+        std::mem::swap(&mut plan.executable, &mut plan.lease);
+    })
+    .refused();
+    assert_eq!(layer, None);
+    assert!(message.contains("execute"), "{message}");
+}
