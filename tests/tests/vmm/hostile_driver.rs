@@ -34,28 +34,34 @@ fn with_devices(body: impl FnOnce(&Puppet)) {
 /// The queue of each device that takes buffers from the driver, and whether the device writes to them.
 const QUEUES: [(u32, u32); 4] = [(BLOCK, 0), (ENTROPY, 0), (VSOCK, 0), (VSOCK, 1)];
 
-/// Does something wrong on a fresh queue of every device, and waits until the device objects.
-fn each_queue_objects(features: u64, mistake: impl Fn(&mut Queue<'_>)) {
+/// Makes a mistake on a fresh queue of every device, and waits until the device objects.
+fn each_queue_objects(mistakes: &[&dyn Fn(&mut Queue<'_>)]) {
     with_devices(|puppet| {
-        for (id, index) in QUEUES {
-            let device = Device::find(puppet, id);
-            assert!(device.negotiate(feature::VERSION_1 | features & device.features()));
-            let mut queues: Vec<_> = (0..if id == VSOCK { 3 } else { 1 }).map(|index| device.queue(index)).collect();
-            device.driver_ok();
-            mistake(&mut queues[index as usize]);
-            queues[index as usize].kick();
-            if (id, index) == (VSOCK, 0) {
-                // Receive buffers are looked at when there is something to receive: an answer to this nonsense.
-                let at = queues[1].buffers();
-                puppet.memory().write(at, &crate::vsock::Header::request(1, 99).bytes());
-                queues[1].submit(&[(at, 44, 0)]);
-                queues[1].kick();
-            }
-            eprintln!("device {id}, queue {index}");
-            device.wait_needs_reset();
-            assert_ne!(device.take_interrupts() & 2, 0, "the driver is told by a configuration interrupt");
+        for (number, mistake) in mistakes.iter().enumerate() {
+            each_queue_objects_to(puppet, number, mistake);
         }
     });
+}
+
+fn each_queue_objects_to(puppet: &Puppet, number: usize, mistake: &dyn Fn(&mut Queue<'_>)) {
+    for (id, index) in QUEUES {
+        let device = Device::find(puppet, id);
+        assert!(device.negotiate(feature::VERSION_1));
+        let mut queues: Vec<_> = (0..if id == VSOCK { 3 } else { 1 }).map(|index| device.queue(index)).collect();
+        device.driver_ok();
+        mistake(&mut queues[index as usize]);
+        queues[index as usize].kick();
+        if (id, index) == (VSOCK, 0) {
+            // Receive buffers are looked at when there is something to receive: an answer to this nonsense.
+            let at = queues[1].buffers();
+            puppet.memory().write(at, &crate::vsock::Header::request(1, 99).bytes());
+            queues[1].submit(&[(at, 44, 0)]);
+            queues[1].kick();
+        }
+        eprintln!("mistake {number}, device {id}, queue {index}");
+        device.wait_needs_reset();
+        assert_ne!(device.take_interrupts() & 2, 0, "the driver is told by a configuration interrupt");
+    }
 }
 
 fn raw(queue: &mut Queue<'_>, descriptors: &[Descriptor]) {
@@ -71,39 +77,41 @@ fn descriptor(address: u64, length: u32, flags: u16, next: u16) -> Descriptor {
 
 #[test]
 fn a_head_outside_the_table() {
-    each_queue_objects(0, |queue| queue.make_available(QUEUE_SIZE));
-    each_queue_objects(0, |queue| queue.make_available(u16::MAX));
+    each_queue_objects(&[&|queue| queue.make_available(QUEUE_SIZE), &|queue| queue.make_available(u16::MAX)]);
 }
 
 #[test]
 fn a_next_outside_the_table() {
-    each_queue_objects(0, |queue| {
+    each_queue_objects(&[&|queue| {
         let at = queue.buffers();
         raw(queue, &[descriptor(at, 16, flag::NEXT, QUEUE_SIZE)]);
-    });
+    }]);
 }
 
 #[test]
 fn chains_that_never_end() {
-    each_queue_objects(0, |queue| {
-        let at = queue.buffers();
-        raw(queue, &[descriptor(at, 16, flag::NEXT, 0)]);
-    });
-    each_queue_objects(0, |queue| {
-        let at = queue.buffers();
-        raw(queue, &[descriptor(at, 16, flag::NEXT, 1), descriptor(at, 16, flag::NEXT, 0)]);
-    });
+    each_queue_objects(&[
+        &|queue| {
+            let at = queue.buffers();
+            raw(queue, &[descriptor(at, 16, flag::NEXT, 0)]);
+        },
+        &|queue| {
+            let at = queue.buffers();
+            raw(queue, &[descriptor(at, 16, flag::NEXT, 1), descriptor(at, 16, flag::NEXT, 0)]);
+        },
+    ]);
 }
 
 #[test]
 fn more_available_than_the_queue_holds() {
-    each_queue_objects(0, |queue| queue.set_available_index(QUEUE_SIZE + 1));
-    each_queue_objects(0, |queue| queue.set_available_index(u16::MAX));
+    each_queue_objects(&[&|queue| queue.set_available_index(QUEUE_SIZE + 1), &|queue| {
+        queue.set_available_index(u16::MAX);
+    }]);
 }
 
 #[test]
 fn buffers_outside_memory() {
-    for (address, length) in [
+    let buffers = [
         (OUTSIDE, 44),
         (OUTSIDE - 8, 44),
         (0xc000_1000, 44),
@@ -111,19 +119,22 @@ fn buffers_outside_memory() {
         (u64::MAX - 7, 44),
         (0x200_0000, u32::MAX),
         (u64::MAX, u32::MAX),
-    ] {
-        for flags in [0, flag::WRITE] {
-            each_queue_objects(0, |queue| raw(queue, &[descriptor(address, length, flags, 0)]));
+    ];
+    with_devices(|puppet| {
+        for (number, (address, length)) in buffers.into_iter().enumerate() {
+            for flags in [0, flag::WRITE] {
+                each_queue_objects_to(puppet, number, &|queue| raw(queue, &[descriptor(address, length, flags, 0)]));
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn indirect_tables_that_were_not_negotiated() {
-    each_queue_objects(0, |queue| {
+    each_queue_objects(&[&|queue| {
         let at = queue.buffers();
         raw(queue, &[descriptor(at, 32, flag::INDIRECT, 0)]);
-    });
+    }]);
 }
 
 #[test]
