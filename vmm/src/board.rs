@@ -1,4 +1,9 @@
 //! The board that a guest runs on: its devices at their addresses, wired to KVM and to the event loop.
+//!
+//! What is the same on every architecture is here. What is not, the devices at fixed places, is in one module each.
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
 
 use std::fs::File;
 use std::io;
@@ -11,7 +16,7 @@ use stockade_devices::bus::{Bus, BusError};
 use stockade_devices::guest_request::GuestRequest;
 use stockade_devices::legacy::boot_timer::{self, Timestamp};
 use stockade_devices::legacy::console::ConsoleError;
-use stockade_devices::legacy::{BootTimer, Console, I8042, PvPanic, SerialPort, SleepRegisters, i8042, power, serial};
+use stockade_devices::legacy::{BootTimer, Console, I8042, SerialPort};
 use stockade_devices::rate_limiter::{BucketConfig, RateLimiter, RateLimiterConfig, RateLimiterError};
 use stockade_devices::virtio::block::{Block, BlockConfig, BlockError, CacheType, Discard};
 use stockade_devices::virtio::core::CoreError;
@@ -23,6 +28,8 @@ use stockade_machine::{Buses, Machine, MachineError};
 use stockade_vmm_api::drive;
 use stockade_vmm_api::rate_limiter as api;
 
+#[cfg(target_arch = "x86_64")]
+use self::x86_64::FixedDevices;
 use crate::descriptors::{Access, Descriptors, OpenError};
 use crate::resources::{OpenDrive, OpenVsock, Resources, block_access};
 
@@ -83,6 +90,12 @@ pub enum BoardError {
     EventLoop(event_manager::Error),
 }
 
+impl BoardError {
+    fn legacy(device: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Legacy { device, source }
+    }
+}
+
 /// The event loop that runs the devices.
 pub type EventLoop = EventManager<Box<dyn MutEventSubscriber>>;
 
@@ -116,24 +129,9 @@ impl<'a> Board<'a> {
     /// # Errors
     /// If the process has no descriptor left, or the console's output can't be opened.
     pub fn new(machine: &'a Machine, resources: &Resources, descriptors: &Descriptors) -> Result<Self, BoardError> {
-        let legacy = |device| move |source| BoardError::Legacy { device, source };
-        let request = Arc::new(GuestRequest::new().map_err(legacy("the guest's request"))?);
-        let port = Arc::new(SerialPort::new().map_err(legacy("the serial port"))?);
-        let keyboard = Arc::new(I8042::new(request.clone()).map_err(legacy("the keyboard controller"))?);
-        machine.register_irqfd(port.irqfd(), layout::COM1_GSI)?;
-        machine.register_irqfd(keyboard.irqfd(), layout::I8042_GSI)?;
-
-        let mut ports = Bus::new();
-        ports.insert(layout::COM1_PORT.into(), serial::LENGTH, port.clone())?;
-        ports.insert(layout::I8042_DATA_PORT.into(), i8042::LENGTH, keyboard.clone())?;
-        ports.insert(
-            layout::SLEEP_CONTROL_PORT.into(),
-            power::LENGTH,
-            Arc::new(SleepRegisters::new(request.clone())),
-        )?;
-        ports.insert(layout::PVPANIC_PORT.into(), 1, Arc::new(PvPanic::new(request.clone())))?;
-
-        let console = Arc::new(Mutex::new(console(port, resources, descriptors)?));
+        let request = Arc::new(GuestRequest::new().map_err(BoardError::legacy("the guest's request"))?);
+        let FixedDevices { ports, serial, keyboard } = FixedDevices::wire(machine, &request)?;
+        let console = Arc::new(Mutex::new(console(serial, resources, descriptors)?));
         let mut board = Self {
             machine,
             buses: Buses { ports, mmio: Bus::new(), request },
@@ -151,7 +149,7 @@ impl<'a> Board<'a> {
     /// # Errors
     /// If the process has no descriptor left.
     pub fn add_boot_timer(&mut self, start: Timestamp) -> Result<(), BoardError> {
-        let timer = BootTimer::new(start).map_err(|source| BoardError::Legacy { device: "the boot timer", source })?;
+        let timer = BootTimer::new(start).map_err(BoardError::legacy("the boot timer"))?;
         let timer = Arc::new(timer);
         self.buses.mmio.insert(boot_timer::BASE, boot_timer::LENGTH, timer.clone())?;
         self.events.add_subscriber(Box::new(timer));
