@@ -7,11 +7,16 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use crate::plan::{Limits, WARDEN_GID};
 
 const ROOT: &str = "/sys/fs/cgroup";
 const PARENT: &str = "stockade";
+const PROCESSES: &str = "cgroup.procs";
+/// How often a folder is tried that still counts a process as its own, a millisecond apart.
+const ATTEMPTS: u32 = 1000;
 /// Microseconds in which a share of processor time is given out (cpu.cfs_period_us).
 const CPU_PERIOD_US: u64 = 100_000;
 
@@ -40,6 +45,7 @@ impl Controller {
 pub struct Cgroup {
     folders: Vec<PathBuf>,
     version: u8,
+    limits: Limits,
 }
 
 impl Cgroup {
@@ -49,7 +55,8 @@ impl Cgroup {
     /// A controller is missing, or a folder can't be made. Nothing is left then.
     pub fn create(name: &str, owner: u32, limits: &Limits) -> io::Result<Self> {
         let unified = Path::new(ROOT).join("cgroup.controllers").exists();
-        let mut cgroup = Self { folders: Vec::new(), version: if unified { 2 } else { 1 } };
+        expect_controllers(unified)?;
+        let mut cgroup = Self { folders: Vec::new(), version: if unified { 2 } else { 1 }, limits: limits.clone() };
         let made =
             if unified { cgroup.create_unified(name, owner, limits) } else { cgroup.create_v1(name, owner, limits) };
         if made.is_err() {
@@ -61,7 +68,9 @@ impl Cgroup {
     /// What the layer report says.
     pub fn describe(&self) -> String {
         let paths: Vec<_> = self.folders.iter().map(|folder| folder.display().to_string()).collect();
-        format!("version {}: {}", self.version, paths.join(", "))
+        let Limits { memory_bytes, processes, cpu_percent } = self.limits;
+        let limits = format!("{} MiB, {processes} processes, {cpu_percent} % of a processor", memory_bytes >> 20);
+        format!("version {}, {limits}: {}", self.version, paths.join(", "))
     }
 
     /// The folders.
@@ -74,7 +83,7 @@ impl Cgroup {
     /// # Errors
     /// As writing `cgroup.procs`.
     pub fn join(&self) -> io::Result<()> {
-        self.folders.iter().try_for_each(|folder| write(folder, "cgroup.procs", "0"))
+        self.folders.iter().try_for_each(|folder| write(folder, PROCESSES, "0"))
     }
 
     /// Removes the folders. Returns what could not be removed, in words.
@@ -104,9 +113,9 @@ impl Cgroup {
 
     fn create_unified(&mut self, name: &str, owner: u32, limits: &Limits) -> io::Result<()> {
         let parent = Path::new(ROOT).join(PARENT);
-        write(Path::new(ROOT), "cgroup.subtree_control", "+memory +cpu +pids")?;
+        delegate(Path::new(ROOT))?;
         make_parent(&parent)?;
-        write(&parent, "cgroup.subtree_control", "+memory +cpu +pids")?;
+        delegate(&parent)?;
         let folder = self.make(&parent, name, owner)?;
         write(&folder, "memory.max", &limits.memory_bytes.to_string())?;
         optional(write(&folder, "memory.swap.max", "0"))?;
@@ -117,7 +126,8 @@ impl Cgroup {
     fn make(&mut self, parent: &Path, name: &str, owner: u32) -> io::Result<PathBuf> {
         make_parent(parent)?;
         let folder = parent.join(name);
-        fs::create_dir(&folder)?;
+        fs::create_dir(&folder)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", folder.display())))?;
         self.folders.push(folder.clone());
         // The folder alone: what is in it, the limits above all, stays root's.
         chown(&folder, Some(owner), Some(owner))?;
@@ -130,6 +140,43 @@ pub fn sweep(name: &str) -> Vec<String> {
     let mut parents: Vec<_> = Controller::ALL.iter().map(|c| Path::new(ROOT).join(c.name()).join(PARENT)).collect();
     parents.push(Path::new(ROOT).join(PARENT));
     parents.iter().map(|parent| parent.join(name)).filter(|folder| folder.exists()).filter_map(|f| remove(&f)).collect()
+}
+
+/// A host that has every controller, in one place.
+fn expect_controllers(unified: bool) -> io::Result<()> {
+    let root = Path::new(ROOT);
+    let listed = if unified { fs::read_to_string(root.join("cgroup.controllers"))? } else { String::new() };
+    let has = |name: &str| {
+        if unified {
+            listed.split_whitespace().any(|word| word == name)
+        } else {
+            root.join(name).join(PROCESSES).exists()
+        }
+    };
+    let missing: Vec<_> = Controller::ALL.into_iter().map(Controller::name).filter(|name| !has(name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let place = if unified { "cgroup.controllers does not list" } else { "no mounted version 1 hierarchy has" };
+    Err(io::Error::new(
+        io::ErrorKind::NotFound,
+        format!(
+            "below {ROOT}, {place} the controllers {}; in a container, its host has to pass them on",
+            missing.join(", ")
+        ),
+    ))
+}
+
+/// Lets the folders below `folder` have limits (cgroup v2, `cgroup.subtree_control`), if they may not have them already: the
+/// kernel refuses it to a folder with processes of its own, which the root of a container is.
+fn delegate(folder: &Path) -> io::Result<()> {
+    const FILE: &str = "cgroup.subtree_control";
+    let delegated = fs::read_to_string(folder.join(FILE))?;
+    let is_there = |controller: Controller| delegated.split_whitespace().any(|word| word == controller.name());
+    if Controller::ALL.into_iter().all(is_there) {
+        return Ok(());
+    }
+    write(folder, FILE, "+memory +cpu +pids")
 }
 
 fn quota_us(limits: &Limits) -> u64 {
@@ -162,6 +209,15 @@ fn optional(result: io::Result<()>) -> io::Result<()> {
 }
 
 fn remove(folder: &Path) -> Option<String> {
-    let error = fs::remove_dir(folder).err()?;
+    let mut removed = fs::remove_dir(folder);
+    for _ in 0..ATTEMPTS {
+        if !matches!(&removed, Err(error) if error.kind() == io::ErrorKind::ResourceBusy) {
+            break;
+        }
+        // The kernel ends a process before its control group hears of it.
+        thread::sleep(Duration::from_millis(1));
+        removed = fs::remove_dir(folder);
+    }
+    let error = removed.err()?;
     (error.kind() != io::ErrorKind::NotFound).then(|| format!("cgroup {}: {error}", folder.display()))
 }

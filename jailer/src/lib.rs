@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod cgroup;
+mod confirm;
 pub mod console;
 pub mod control;
 pub mod error;

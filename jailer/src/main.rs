@@ -8,7 +8,15 @@ use std::process::ExitCode;
 use stockade_jailer::plan::Plan;
 use stockade_jailer::sealed;
 
-const USAGE: &str = "usage: stockade-jailer sealed --plan-fd N";
+const USAGE: &str = "usage: stockade-jailer sealed --plan-fd N | --version | --help";
+const HELP: &str = "\
+Builds one jail, executes one vmm in it, and stays as its warden.
+
+usage: stockade-jailer sealed --plan-fd N   jail as the plan says that descriptor N has, as JSON
+       stockade-jailer --version
+       stockade-jailer --help
+
+For programs that supervise virtual machines; people want `stockade run`.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -17,6 +25,10 @@ fn main() -> ExitCode {
         ["sealed", "--plan-fd", number] => number.parse().map_err(|_| USAGE.to_owned()).and_then(run),
         ["--version"] => {
             println!("stockade-jailer {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        ["--help"] => {
+            println!("{HELP}");
             Ok(())
         }
         _ => Err(USAGE.to_owned()),

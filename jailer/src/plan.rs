@@ -2,10 +2,12 @@
 //!
 //! The supervisor writes one [`Plan`] as JSON to a descriptor that it hands to `stockade-jailer sealed --plan-fd N`.
 
+use std::collections::HashSet;
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +17,10 @@ pub const VERSION: u32 = 1;
 pub const WARDEN_GID: u32 = 0x7000_0000;
 /// Most bytes of a plan.
 const MAX_BYTES: u64 = 1 << 20;
+/// Most bytes of a console that are kept.
+const MAX_RING_BYTES: u32 = 64 << 20;
+/// Less memory than this starts no program.
+const MIN_MEMORY_BYTES: u64 = 1 << 20;
 
 /// A plan that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +36,15 @@ pub enum PlanError {
     #[error("the plan has version {0}, not {VERSION}; use programs of one Stockade")]
     Version(u32),
     /// A field is not as it has to be.
-    #[error("the plan's {0}")]
-    Field(&'static str),
+    #[error("the plan's {field} is {value:?}: {remedy}")]
+    Field {
+        /// Which.
+        field: &'static str,
+        /// What it is.
+        value: String,
+        /// What it has to be.
+        remedy: &'static str,
+    },
 }
 
 /// Everything that the jailer needs to know. Nothing in it comes from a guest.
@@ -95,19 +108,59 @@ impl Plan {
             return Err(PlanError::Version(self.version));
         }
         if !(1..=64).contains(&self.id.len()) || !self.id.bytes().all(is_name) {
-            return Err(PlanError::Field("id is not 1 to 64 letters, digits and '-'"));
+            return bad("id", &self.id, "give 1 to 64 letters, digits and '-'");
         }
-        if self.uid <= WARDEN_GID {
-            return Err(PlanError::Field("uid is not one that is leased"));
+        if self.uid <= WARDEN_GID || self.uid == u32::MAX {
+            return bad("uid", self.uid, "lease one above the group of wardens");
         }
-        let mut numbers = self.descriptors.clone();
-        numbers.extend([self.executable, self.lease, self.control, self.console]);
-        numbers.sort_unstable();
-        if numbers.windows(2).any(|pair| pair.first() == pair.last()) || numbers.iter().any(|number| *number <= 2) {
-            return Err(PlanError::Field("descriptors are not distinct numbers from 3"));
+        if let Some(argument) = self.arguments.iter().find(|argument| argument.contains('\0')) {
+            return bad("arguments", argument, "leave out the null character");
+        }
+        self.validate_descriptors()?;
+        let directory = &self.run_directory;
+        let is_plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
+        if !directory.is_absolute() || !directory.components().all(is_plain) || directory.parent().is_none() {
+            return bad("run_directory", directory.display(), "give an absolute path without '..'");
+        }
+        if !(1..=MAX_RING_BYTES).contains(&self.console_ring_bytes) {
+            return bad("console_ring_bytes", self.console_ring_bytes, "give 1 to 64 MiB");
+        }
+        let Limits { memory_bytes, processes, cpu_percent } = self.limits;
+        if memory_bytes < MIN_MEMORY_BYTES {
+            return bad("limits.memory_bytes", memory_bytes, "give at least 1 MiB");
+        }
+        if processes == 0 {
+            return bad("limits.processes", processes, "give at least 1");
+        }
+        if cpu_percent == 0 {
+            return bad("limits.cpu_percent", cpu_percent, "give at least 1");
         }
         Ok(())
     }
+
+    fn validate_descriptors(&self) -> Result<(), PlanError> {
+        let single = [
+            ("executable", self.executable),
+            ("lease", self.lease),
+            ("control", self.control),
+            ("console", self.console),
+        ];
+        let all = single.into_iter().chain(self.descriptors.iter().map(|number| ("descriptors", *number)));
+        let mut seen = HashSet::new();
+        for (field, number) in all {
+            if number <= 2 {
+                return bad(field, number, "give a number above the standard streams'");
+            }
+            if !seen.insert(number) {
+                return bad(field, number, "give each descriptor once");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn bad(field: &'static str, value: impl Display, remedy: &'static str) -> Result<(), PlanError> {
+    Err(PlanError::Field { field, value: value.to_string(), remedy })
 }
 
 /// Limits of the VM's cgroup and processes.
@@ -173,10 +226,13 @@ impl Layer {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::io::{Seek, Write};
+
     use super::*;
 
-    fn plan() -> Plan {
+    /// A plan with every layer.
+    pub(crate) fn plan() -> Plan {
         Plan {
             version: VERSION,
             id: "vm-1".into(),
@@ -204,19 +260,47 @@ mod tests {
     #[test]
     fn plans_are_checked() {
         plan().validate().unwrap();
-        let bad: [fn(&mut Plan); 7] = [
-            |plan| plan.version = 2,
-            |plan| plan.id = String::new(),
-            |plan| plan.id = "../x".into(),
-            |plan| plan.uid = 0,
-            |plan| plan.uid = WARDEN_GID,
-            |plan| plan.lease = 4,
-            |plan| plan.descriptors = vec![2],
+        type Change = fn(&mut Plan);
+        let bad: [(&str, Change); 17] = [
+            ("version", |plan| plan.version = 2),
+            ("id", |plan| plan.id = String::new()),
+            ("id", |plan| plan.id = "../x".into()),
+            ("id", |plan| plan.id = "x".repeat(65)),
+            ("uid", |plan| plan.uid = 0),
+            ("uid", |plan| plan.uid = WARDEN_GID),
+            ("uid", |plan| plan.uid = u32::MAX),
+            ("arguments", |plan| plan.arguments = vec!["a\0b".into()]),
+            ("descriptors", |plan| plan.lease = 4),
+            ("lease", |plan| plan.lease = plan.executable),
+            ("descriptors", |plan| plan.descriptors = vec![2]),
+            ("control", |plan| plan.control = -1),
+            ("run_directory", |plan| plan.run_directory = "vms/vm-1".into()),
+            ("run_directory", |plan| plan.run_directory = "/run/../etc".into()),
+            ("console_ring_bytes", |plan| plan.console_ring_bytes = 0),
+            ("limits.memory_bytes", |plan| plan.limits.memory_bytes = 0),
+            ("limits.processes", |plan| plan.limits.processes = 0),
         ];
-        for change in bad {
+        for (field, change) in bad {
             let mut plan = plan();
             change(&mut plan);
-            assert!(plan.validate().is_err(), "{plan:?}");
+            let error = plan.validate().unwrap_err().to_string();
+            assert!(error.contains(field), "{field}: {error}");
+        }
+    }
+
+    #[test]
+    fn plans_of_strangers_are_none() {
+        let read = |text: &[u8]| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(text).unwrap();
+            file.rewind().unwrap();
+            Plan::read(file)
+        };
+        let mut value = serde_json::to_value(plan()).unwrap();
+        assert_eq!(read(value.to_string().as_bytes()).unwrap(), plan());
+        value["more"] = 1.into();
+        for text in [value.to_string().as_bytes(), b"", b"{}", b"[", &[b' '; (MAX_BYTES + 2) as usize]] {
+            assert!(matches!(read(text), Err(PlanError::Syntax(_))));
         }
     }
 }

@@ -15,6 +15,7 @@ use nix::unistd::{ForkResult, Pid};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
+use crate::confirm::confirm;
 use crate::console::Ring;
 use crate::control::Control;
 use crate::error::{JailError, Step};
@@ -107,7 +108,8 @@ fn start(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<Started, JailError> {
     };
     // What is the vmm's alone must end with it.
     drop((executable, inherited, progress_end));
-    let confined = await_confinement(progress).and_then(|confinement| {
+    let confined = await_confinement(progress).and_then(|mut confinement| {
+        confirm(child, plan, &mut confinement)?;
         confine_warden(plan, cgroup)?;
         Ok(confinement)
     });

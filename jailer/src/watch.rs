@@ -14,7 +14,7 @@ use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::cgroup::Cgroup;
 use crate::console::Ring;
 use crate::control::Control;
-use crate::warden::{Event, ProcessEnd};
+use crate::warden::{Command, Event, ProcessEnd};
 
 /// Console bytes that are read at once.
 const CHUNK_BYTES: usize = 16 * 1024;
@@ -61,11 +61,16 @@ impl Watch {
             if console {
                 self.read_console();
             }
-            if commanded && !matches!(control.receive(), Ok(Some(_)) | Err(_)) {
-                supervised = false;
-            }
             if commanded {
-                self.kill();
+                match control.receive() {
+                    Ok(Some(Command::Kill)) => self.kill(),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    // Nobody is there any more, or nobody who makes sense.
+                    Ok(None) | Err(_) => {
+                        supervised = false;
+                        self.kill();
+                    }
+                }
             }
             if ended {
                 break;

@@ -75,7 +75,7 @@ impl State {
         Err(LeaseError::Exhausted)
     }
 
-    /// Removes the folders of machines of which nothing is left, not even a warden.
+    /// Removes the folders and control groups of machines of which nothing is left, not even a warden.
     pub fn sweep(&self) -> Result<(), LeaseError> {
         let folder = self.machines();
         let failed = |source| LeaseError::State { path: folder.clone(), source };
@@ -86,6 +86,9 @@ impl State {
             if let Some(number) = number
                 && self.try_lock(&self.lock_file()?, number)?
             {
+                if let Some(name) = path.file_name().and_then(|name| name.to_str()) {
+                    let _ = stockade_jailer::cgroup::sweep(name);
+                }
                 let _ = std::fs::remove_dir_all(&path);
             }
         }

@@ -155,7 +155,11 @@ impl Machine {
         }
         let mut left_behind = match self.status.left_behind.take() {
             Some(left_behind) => left_behind,
-            None => self.clean_up_without_warden().await,
+            None => {
+                let mut left_behind = self.clean_up_without_warden().await;
+                left_behind.extend(self.run_directory.sweep_control_groups());
+                left_behind
+            }
         };
         left_behind.extend(self.run_directory.remove_if_there());
         left_behind

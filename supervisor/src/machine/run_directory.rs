@@ -58,6 +58,12 @@ impl RunDirectory {
         &self.path
     }
 
+    /// Removes the machine's control groups, which its warden could not. Returns what could not be removed, in words.
+    pub(super) fn sweep_control_groups(&self) -> Vec<String> {
+        let name = self.path.file_name().and_then(|name| name.to_str());
+        name.map(stockade_jailer::cgroup::sweep).unwrap_or_default()
+    }
+
     /// Removes the folder, if nobody did yet. Returns what could not be removed, in words.
     pub(super) fn remove_if_there(&self) -> Option<String> {
         let is_there = self.folder.metadata().map_or(true, |metadata| metadata.nlink() > 0);
