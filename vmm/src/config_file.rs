@@ -124,6 +124,8 @@ fn report_unknown_keys(path: &str, bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn apply_text(text: &str) -> Result<Resources, ConfigFileError> {
@@ -170,5 +172,31 @@ mod tests {
             assert!(error.contains(part), "{text}: {error}");
         }
         assert!(apply_text(&" ".repeat(2 << 20)).unwrap_err().to_string().contains("right file"));
+    }
+
+    /// A file in which everything is right, with one piece replaced.
+    fn damaged() -> impl Strategy<Value = String> {
+        const GOOD: &str = r#"{"boot-source":{"kernel_image_path":"KERNEL","initrd_path":null},"drives":[
+            {"drive_id":"a","is_root_device":true,"path_on_host":"KERNEL","is_read_only":true}],"entropy":{},
+            "machine-config":{"vcpu_count":2,"mem_size_mib":64,"smt":true,"huge_pages":"None"},"serial":{}}"#;
+        let pieces = r#"[\]\[{}",:0-9a-z\x00\u{e9}-]{0,4}"#;
+        (0..GOOD.len(), 0..8_usize, pieces).prop_map(|(start, length, piece)| {
+            let end = (start + length).min(GOOD.len());
+            format!("{}{piece}{}", &GOOD[..start], &GOOD[end..])
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_is_valid_and_what_is_not_is_explained(text in damaged()) {
+            match apply_text(&text) {
+                Ok(resources) => {
+                    prop_assert!((1..=32).contains(&resources.machine.vcpu_count));
+                    prop_assert!(resources.machine.mem_size_mib > 0);
+                    prop_assert!(resources.boot.is_some());
+                }
+                Err(error) => prop_assert!(error.to_string().contains("config"), "{}", error),
+            }
+        }
     }
 }
