@@ -81,7 +81,6 @@ mod tests {
         let (cpus, memory) = ("2".parse().unwrap(), "1G".parse().unwrap());
         let file = vmm_configuration(cpus, memory, "quiet".into(), Some(Access::ReadWrite));
         assert_eq!(file.unavailable(), None);
-        file.boot_source.validate().unwrap();
         file.vsock.as_ref().unwrap().validate().unwrap();
         assert_eq!(file.drives[0].validate(), Ok("fd:root"));
         assert!(!file.drives[0].read_only());

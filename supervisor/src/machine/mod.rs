@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use stockade_jailer::console;
 use stockade_jailer::warden::Command;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -32,12 +33,17 @@ use events::EventLines;
 use run_directory::RunDirectory;
 use warden::WardenLink;
 
+use crate::text::printable;
+
 pub use status::{MachineEnd, Status};
 
 /// How long a dead vmm's last words may be on their way.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How long a vmm that was told to die may take.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// Most of the console that is shown when a guest fails.
+const CONSOLE_TAIL_BYTES: usize = 4096;
+const CONSOLE_TAIL_LINES: usize = 12;
 /// How long the warden may take to undo what was built.
 const CLEANUP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -155,31 +161,33 @@ impl Machine {
         }
         let mut left_behind = match self.status.left_behind.take() {
             Some(left_behind) => left_behind,
-            None => {
-                let mut left_behind = self.clean_up_without_warden().await;
-                left_behind.extend(self.run_directory.sweep_control_groups());
-                left_behind
-            }
+            None => self.clean_up_without_warden().await,
         };
         left_behind.extend(self.run_directory.remove_if_there());
         left_behind
     }
 
-    /// The warden died before it was done. Waits for the vmm's end, without which nothing can be removed.
+    /// The warden died before it was done. Removes what it would have, once the vmm has ended.
     async fn clean_up_without_warden(&mut self) -> Vec<String> {
-        let Some(vmm) = self.vmm.take() else { return Vec::new() };
-        let _ = pidfd_send_signal(&vmm, Signal::KILL);
-        let limit = Timespec::try_from(KILL_LIMIT).ok();
-        let gone = spawn_blocking(move || poll(&mut [PollFd::new(&vmm, PollFlags::IN)], limit.as_ref()));
-        match gone.await {
-            Ok(Ok(1)) => Vec::new(),
-            _ => vec!["the vmm's process, which does not die".to_owned()],
+        if let Some(vmm) = self.vmm.take() {
+            let _ = pidfd_send_signal(&vmm, Signal::KILL);
+            let limit = Timespec::try_from(KILL_LIMIT).ok();
+            let gone = spawn_blocking(move || poll(&mut [PollFd::new(&vmm, PollFlags::IN)], limit.as_ref()));
+            if !matches!(gone.await, Ok(Ok(1))) {
+                return vec!["the vmm's process, which does not die".to_owned()];
+            }
         }
+        self.run_directory.sweep_control_groups()
     }
 
     /// The last lines of the guest's console, fit for a terminal.
     pub fn console_tail(&self) -> Vec<String> {
-        Vec::new()
+        let tail = self.console.as_ref().map(|file| console::read_tail(file, CONSOLE_TAIL_BYTES));
+        let text = tail.and_then(Result::ok).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let mut lines: Vec<_> = text.lines().map(printable).filter(|line| !line.is_empty()).collect();
+        lines.drain(..lines.len().saturating_sub(CONSOLE_TAIL_LINES));
+        lines
     }
 
     /// Keeps handles of the vmm's process and console as soon as they are there.
