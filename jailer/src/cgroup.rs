@@ -7,16 +7,13 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
+use crate::folder::{Contents, Folder};
 use crate::plan::{Limits, WARDEN_GID};
 
 const ROOT: &str = "/sys/fs/cgroup";
 const PARENT: &str = "stockade";
 const PROCESSES: &str = "cgroup.procs";
-/// How often a folder is tried that still counts a process as its own, a millisecond apart.
-const ATTEMPTS: u32 = 1000;
 /// Microseconds in which a share of processor time is given out (cpu.cfs_period_us).
 const CPU_PERIOD_US: u64 = 100_000;
 
@@ -43,7 +40,7 @@ impl Controller {
 /// The folders of one machine.
 #[derive(Debug)]
 pub struct Cgroup {
-    folders: Vec<PathBuf>,
+    folders: Vec<Folder>,
     version: u8,
     limits: Limits,
 }
@@ -67,14 +64,14 @@ impl Cgroup {
 
     /// What the layer report says.
     pub fn describe(&self) -> String {
-        let paths: Vec<_> = self.folders.iter().map(|folder| folder.display().to_string()).collect();
+        let paths: Vec<_> = self.folders.iter().map(|folder| folder.path().display().to_string()).collect();
         let Limits { memory_bytes, processes, cpu_percent } = self.limits;
         let limits = format!("{} MiB, {processes} processes, {cpu_percent} % of a processor", memory_bytes >> 20);
         format!("version {}, {limits}: {}", self.version, paths.join(", "))
     }
 
     /// The folders.
-    pub fn folders(&self) -> &[PathBuf] {
+    pub fn folders(&self) -> &[Folder] {
         &self.folders
     }
 
@@ -83,12 +80,12 @@ impl Cgroup {
     /// # Errors
     /// As writing `cgroup.procs`.
     pub fn join(&self) -> io::Result<()> {
-        self.folders.iter().try_for_each(|folder| write(folder, PROCESSES, "0"))
+        self.folders.iter().try_for_each(|folder| write(folder.path(), PROCESSES, "0"))
     }
 
     /// Removes the folders. Returns what could not be removed, in words.
     pub fn remove(&self) -> Vec<String> {
-        self.folders.iter().filter_map(|folder| remove(folder)).collect()
+        self.folders.iter().filter_map(Folder::remove).collect()
     }
 
     fn create_v1(&mut self, name: &str, owner: u32, limits: &Limits) -> io::Result<()> {
@@ -128,7 +125,13 @@ impl Cgroup {
         let folder = parent.join(name);
         fs::create_dir(&folder)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", folder.display())))?;
-        self.folders.push(folder.clone());
+        match Folder::open(&folder, Contents::Kernel) {
+            Ok(removable) => self.folders.push(removable),
+            Err(error) => {
+                let _ = fs::remove_dir(&folder);
+                return Err(error);
+            }
+        }
         // The folder alone: what is in it, the limits above all, stays root's.
         chown(&folder, Some(owner), Some(owner))?;
         Ok(folder)
@@ -139,7 +142,13 @@ impl Cgroup {
 pub fn sweep(name: &str) -> Vec<String> {
     let mut parents: Vec<_> = Controller::ALL.iter().map(|c| Path::new(ROOT).join(c.name()).join(PARENT)).collect();
     parents.push(Path::new(ROOT).join(PARENT));
-    parents.iter().map(|parent| parent.join(name)).filter(|folder| folder.exists()).filter_map(|f| remove(&f)).collect()
+    let folders = parents.iter().map(|parent| parent.join(name)).filter(|folder| folder.exists());
+    folders
+        .filter_map(|path| match Folder::open(&path, Contents::Kernel) {
+            Ok(folder) => folder.remove(),
+            Err(error) => Some(format!("{}: {error}", path.display())),
+        })
+        .collect()
 }
 
 /// A host that has every controller, in one place.
@@ -206,18 +215,4 @@ fn optional(result: io::Result<()>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         other => other,
     }
-}
-
-fn remove(folder: &Path) -> Option<String> {
-    let mut removed = fs::remove_dir(folder);
-    for _ in 0..ATTEMPTS {
-        if !matches!(&removed, Err(error) if error.kind() == io::ErrorKind::ResourceBusy) {
-            break;
-        }
-        // The kernel ends a process before its control group hears of it.
-        thread::sleep(Duration::from_millis(1));
-        removed = fs::remove_dir(folder);
-    }
-    let error = removed.err()?;
-    (error.kind() != io::ErrorKind::NotFound).then(|| format!("cgroup {}: {error}", folder.display()))
 }

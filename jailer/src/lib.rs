@@ -10,6 +10,7 @@ mod confirm;
 pub mod console;
 pub mod control;
 pub mod error;
+pub mod folder;
 pub mod jail;
 pub mod plan;
 pub mod sealed;

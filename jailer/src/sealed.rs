@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{chown, fchown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
@@ -19,6 +19,7 @@ use crate::confirm::confirm;
 use crate::console::Ring;
 use crate::control::Control;
 use crate::error::{JailError, Step};
+use crate::folder::{Contents, Folder};
 use crate::jail::{self, Jail};
 use crate::plan::{Layer, Plan, WARDEN_GID};
 use crate::warden::{Event, LayerReport};
@@ -58,17 +59,9 @@ pub fn run(plan: &Plan) -> io::Result<()> {
         }
     };
     match start(plan, cgroup.as_ref()) {
-        Ok(Started { child, descriptors: Kept { console, lease }, ring, confinement }) => {
-            match Watch::new(child, console, ring, lease, plan.run_directory.clone(), cgroup) {
-                Ok(watch) => {
-                    control.send(&Event::Confined { pid: child.as_raw(), at_us: monotonic_us(), confinement });
-                    watch.until_the_end(&control);
-                }
-                Err(source) => {
-                    end(child);
-                    control.send(&refused(JailError { layer: None, step: "watch the vmm".to_owned(), source }));
-                }
-            }
+        Ok(Started { watch, confinement }) => {
+            control.send(&Event::Confined { pid: watch.pid(), at_us: monotonic_us(), confinement });
+            watch.until_the_end(&control, cgroup.as_ref());
         }
         Err(error) => {
             cgroup.iter().for_each(|cgroup| drop(cgroup.remove()));
@@ -78,48 +71,40 @@ pub fn run(plan: &Plan) -> io::Result<()> {
     Ok(())
 }
 
-/// A vmm that runs, and what its warden keeps.
+/// A vmm that runs, and its warden, who is confined too.
 struct Started {
-    child: Pid,
-    descriptors: Kept,
-    ring: Ring,
+    watch: Watch,
     confinement: Vec<LayerReport>,
-}
-
-struct Kept {
-    console: OwnedFd,
-    lease: OwnedFd,
 }
 
 /// Splits off the vmm and confines both it and this process, the warden.
 fn start(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<Started, JailError> {
     let Descriptors { executable, inherited, lease, console } = take_over(plan).step("take over descriptors")?;
     let ring = console_ring(plan).step("make the console's file")?;
+    let run_directory = Folder::open(&plan.run_directory, Contents::Removed).step("open the run directory")?;
     if plan.wants(Layer::Namespaces) {
         unshare(CloneFlags::CLONE_NEWPID).layer(Layer::Namespaces, "make a PID namespace")?;
     }
     let (progress, progress_end) = io::pipe().step("make a pipe")?;
     let child = match sys::split().step("fork")? {
         ForkResult::Child => {
-            drop((console, lease, progress, ring));
+            drop((console, lease, progress, ring, run_directory));
             become_vmm(plan, cgroup, &executable, &inherited, progress_end)
         }
         ForkResult::Parent { child } => child,
     };
     // What is the vmm's alone must end with it.
     drop((executable, inherited, progress_end));
-    let confined = await_confinement(progress).and_then(|mut confinement| {
+    let watched = Watch::new(child, console, ring, lease, run_directory).step("watch the vmm").and_then(|watch| {
+        let mut confinement = await_confinement(progress)?;
         confirm(child, plan, &mut confinement)?;
         confine_warden(plan, cgroup)?;
-        Ok(confinement)
+        Ok(Started { watch, confinement })
     });
-    match confined {
-        Ok(confinement) => Ok(Started { child, descriptors: Kept { console, lease }, ring, confinement }),
-        Err(error) => {
-            end(child);
-            Err(error)
-        }
+    if watched.is_err() {
+        end(child);
     }
+    watched
 }
 
 fn make_cgroup(plan: &Plan) -> Result<Option<Cgroup>, JailError> {
@@ -213,9 +198,8 @@ fn confine_warden(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<(), JailError>
     prctl::set_dumpable(false).step("forbid to trace the warden")?;
     if plan.wants(Layer::Landlock) {
         let folders = cgroup.map(Cgroup::folders).unwrap_or_default();
-        let folders: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
-        unveil::all_but_folders(&folders, &plan.run_directory)
-            .layer(Layer::Landlock, "restrict the warden with Landlock")?;
+        let folders: Vec<&Path> = folders.iter().map(Folder::path).chain([plan.run_directory.as_path()]).collect();
+        unveil::all_but_folders(&folders).layer(Layer::Landlock, "restrict the warden with Landlock")?;
     }
     if plan.wants(Layer::Seccomp) {
         seccomp_filters::pledge(seccomp_filters::Role::Warden)

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd, Ruleset,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
@@ -28,23 +28,17 @@ pub fn all_but_program(program: &impl AsFd) -> io::Result<String> {
     Ok(format!("{abi}: no file but the vmm's program, no TCP port, no signal or abstract socket out of the jail"))
 }
 
-/// Gives up everything but `folders`: they and what is in them may be removed, and what is in `contents` may be read and written.
+/// Gives up everything but removing `folders` and the files in them, all of which are open by now.
 /// Signals stay allowed, because the warden has to end its vmm.
 ///
 /// # Errors
 /// As [`all_but_program`].
-pub fn all_but_folders(folders: &[&Path], contents: &Path) -> io::Result<String> {
-    let all: BitFlags<AccessFs> = AccessFs::RemoveDir
-        | AccessFs::RemoveFile
-        | AccessFs::ReadDir
-        | AccessFs::ReadFile
-        | AccessFs::WriteFile
-        | AccessFs::Truncate;
+pub fn all_but_folders(folders: &[&Path]) -> io::Result<String> {
     let mut created =
         handled()?.scope(Scope::AbstractUnixSocket).and_then(Ruleset::create).map_err(io::Error::other)?;
     // Removing a folder takes a right to its parent. Whose folders there can be removed is up to its sticky bit.
-    let parents = folders.iter().chain([&contents]).filter_map(|folder| folder.parent());
-    let rules = parents.map(|parent| (parent, AccessFs::RemoveDir.into())).chain([(contents, all)]);
+    let parents = folders.iter().filter_map(|folder| folder.parent()).map(|parent| (parent, AccessFs::RemoveDir));
+    let rules = parents.chain(folders.iter().map(|folder| (*folder, AccessFs::RemoveFile)));
     for (path, rights) in rules {
         let folder = PathFd::new(path).map_err(io::Error::other)?;
         created = created.add_rule(PathBeneath::new(folder, rights)).map_err(io::Error::other)?;

@@ -3,17 +3,17 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal, waitid};
 
 use crate::cgroup::Cgroup;
 use crate::console::Ring;
 use crate::control::Control;
+use crate::folder::Folder;
 use crate::warden::{Command, Event, ProcessEnd};
 
 /// Console bytes that are read at once.
@@ -27,8 +27,7 @@ pub struct Watch {
     console: File,
     console_open: bool,
     ring: Ring,
-    run_directory: PathBuf,
-    cgroup: Option<Cgroup>,
+    run_directory: Folder,
     /// The user id is taken for as long as this is open.
     _lease: OwnedFd,
 }
@@ -38,23 +37,21 @@ impl Watch {
     ///
     /// # Errors
     /// As pidfd_open(2).
-    pub fn new(
-        child: Pid,
-        console: OwnedFd,
-        ring: Ring,
-        lease: OwnedFd,
-        run_directory: PathBuf,
-        cgroup: Option<Cgroup>,
-    ) -> io::Result<Self> {
+    pub fn new(child: Pid, console: OwnedFd, ring: Ring, lease: OwnedFd, run_directory: Folder) -> io::Result<Self> {
         let pid = rustix::process::Pid::from_raw(child.as_raw()).ok_or(io::ErrorKind::InvalidInput)?;
         let vmm = pidfd_open(pid, PidfdFlags::empty())?;
         rustix::io::ioctl_fionbio(&console, true)?;
         let console = File::from(console);
-        Ok(Self { child, vmm, console, console_open: true, ring, run_directory, cgroup, _lease: lease })
+        Ok(Self { child, vmm, console, console_open: true, ring, run_directory, _lease: lease })
+    }
+
+    /// Process id of the vmm.
+    pub fn pid(&self) -> i32 {
+        self.child.as_raw()
     }
 
     /// Watches until the vmm has ended, undoes what was made for it, and says both.
-    pub fn until_the_end(mut self, control: &Control) {
+    pub fn until_the_end(mut self, control: &Control, cgroup: Option<&Cgroup>) {
         let mut supervised = true;
         loop {
             let Ready { ended, commanded, console } = self.wait(control, supervised);
@@ -76,10 +73,10 @@ impl Watch {
                 break;
             }
         }
-        let (end, message) = describe(waitpid(self.child, None));
+        let (end, message) = describe(waitid(WaitId::PidFd(self.vmm.as_fd()), WaitIdOptions::EXITED));
         while self.read_console() {}
         control.send(&Event::Ended { end, message });
-        control.send(&Event::Cleaned { left_behind: self.clean_up() });
+        control.send(&Event::Cleaned { left_behind: self.clean_up(cgroup) });
     }
 
     fn wait(&self, control: &Control, supervised: bool) -> Ready {
@@ -116,18 +113,13 @@ impl Watch {
 
     fn kill(&self) {
         // One that has ended already needs no signal.
-        let _ = pidfd_send_signal(&self.vmm, Signal::KILL);
+        let _ = pidfd_send_signal(&self.vmm, rustix::process::Signal::KILL);
     }
 
     /// Removes what was made for the machine. Returns what could not be removed, in words.
-    fn clean_up(&self) -> Vec<String> {
-        let mut left_behind = self.cgroup.as_ref().map(Cgroup::remove).unwrap_or_default();
-        match std::fs::remove_dir_all(&self.run_directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                left_behind.push(format!("{}: {error}", self.run_directory.display()));
-            }
-            _ => {}
-        }
+    fn clean_up(&self, cgroup: Option<&Cgroup>) -> Vec<String> {
+        let mut left_behind = cgroup.map(Cgroup::remove).unwrap_or_default();
+        left_behind.extend(self.run_directory.remove());
         left_behind
     }
 }
@@ -139,15 +131,22 @@ struct Ready {
     console: bool,
 }
 
-fn describe(status: Result<WaitStatus, Errno>) -> (ProcessEnd, String) {
-    match status {
-        Ok(WaitStatus::Signaled(_, nix::sys::signal::Signal::SIGSYS, _)) => (
+fn describe(status: Result<Option<WaitIdStatus>, Errno>) -> (ProcessEnd, String) {
+    let Ok(Some(status)) = status else {
+        return (ProcessEnd::Exited(-1), "lost: somebody else waited for it".to_owned());
+    };
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => (ProcessEnd::Exited(code), format!("exited with code {code}")),
+        (None, Some(libc::SIGSYS)) => (
             ProcessEnd::Signaled(libc::SIGSYS),
-            "killed for a system call that its filter forbids; the kernel's log names it (journalctl -k | grep seccomp)"
+            "killed for a system call that its filter forbids; where the kernel audits, its log names it (dmesg | grep \
+             type=1326): report it, or go without that layer (--without seccomp) if the guest is trusted"
                 .to_owned(),
         ),
-        Ok(WaitStatus::Signaled(_, signal, _)) => (ProcessEnd::Signaled(signal as i32), format!("killed by {signal}")),
-        Ok(WaitStatus::Exited(_, code)) => (ProcessEnd::Exited(code), format!("exited with code {code}")),
-        other => (ProcessEnd::Exited(-1), format!("lost: {other:?}")),
+        (None, signal) => {
+            let signal = signal.unwrap_or_default();
+            let name = Signal::try_from(signal).map_or(String::new(), |signal| format!(" ({signal})"));
+            (ProcessEnd::Signaled(signal), format!("killed by signal {signal}{name}"))
+        }
     }
 }
