@@ -1,11 +1,30 @@
-//! Promises for Linux: [`pledge`] over seccomp and `unveil` over Landlock.
+//! Promises for Linux: [`pledge`] over seccomp and [`Veil`] over Landlock.
 //!
 //! A promise is a small JSON file under `promises/`: a name (pledge(2)'s where the meaning is the same), the system calls that
 //! it needs with conditions on their arguments, and the reason for each. A [`Role`] is a process or thread in one phase of
-//! its life, and its filter is the union of its promises. Filters only narrow: a later pledge can take rights away,
-//! never add one.
+//! its life, and its filter is the union of its promises (`roles.json`), compiled at build time. Filters only narrow: a later
+//! pledge can take rights away, never add one. A system call that is not promised kills the process with SIGSYS, in debug
+//! and release builds alike; only `clone3` fails with ENOSYS instead, because its arguments are out of a filter's sight.
+//!
+//! ```no_run
+//! use seccomp_filters::{Rights, Role, Veil, pledge};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let folder = std::fs::File::open("/srv/images")?;
+//! Veil::new()?.unveil(&folder, Rights::READ)?.lock()?;
+//! pledge(Role::Vcpu)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Roles and promises
+#![doc = include_str!(concat!(env!("OUT_DIR"), "/roles.md"))]
+#![forbid(unsafe_code)]
 
-#![deny(unsafe_code)]
+mod filters;
+mod unveil;
+
+pub use unveil::{Enforced, Rights, UnveilError, Veil};
 
 /// A process or thread, in one phase of its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,15 +47,32 @@ pub enum Role {
     Warden,
 }
 
-/// Temporary.
-#[derive(Debug, thiserror::Error)]
-#[error("pledge")]
-pub struct PledgeError;
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 8] = [
+        Self::Launch,
+        Self::VmmConfigureSealed,
+        Self::VmmConfigure,
+        Self::VmmRunSealed,
+        Self::VmmRun,
+        Self::Api,
+        Self::Vcpu,
+        Self::Warden,
+    ];
+}
 
-/// Temporary.
+/// A filter that the kernel refuses.
+#[derive(Debug, thiserror::Error)]
+#[error("install the system call filter of {role:?}: {source}; this needs a kernel with CONFIG_SECCOMP_FILTER")]
+pub struct PledgeError {
+    role: Role,
+    source: seccompiler::Error,
+}
+
+/// Leaves the calling thread only what `role` promises, and threads that it starts no more than that. Cannot be undone.
 ///
 /// # Errors
-/// Never.
-pub fn pledge(_role: Role) -> Result<(), PledgeError> {
-    Ok(())
+/// If the kernel refuses the filter (seccomp(2)).
+pub fn pledge(role: Role) -> Result<(), PledgeError> {
+    seccompiler::apply_filter(filters::of(role)).map_err(|source| PledgeError { role, source })
 }

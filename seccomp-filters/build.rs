@@ -1,0 +1,140 @@
+//! Compiles the promises of each role into one filter, and describes them for the documentation.
+//!
+//! Reads `roles.json` (role to promises) and `promises/*.json` (rules in seccompiler's JSON format, each with the reason as
+//! its comment). Writes `filters.rs`, a constant for each role, and `roles.md`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::fmt::Write;
+use std::path::Path;
+use std::{env, fs};
+
+use seccompiler::{BpfProgram, TargetArch, compile_from_json, sock_filter};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Promise {
+    promise: String,
+    meaning: String,
+    filter: Vec<Rule>,
+}
+
+#[derive(Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rule {
+    syscall: String,
+    comment: String,
+    #[serde(default)]
+    args: Vec<Value>,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=roles.json");
+    println!("cargo:rerun-if-changed=promises");
+    let architecture = TargetArch::try_from(env::var("CARGO_CFG_TARGET_ARCH")?.as_str())?;
+    let promises = read_promises()?;
+    let roles: BTreeMap<String, Vec<String>> = serde_json::from_slice(&fs::read("roles.json")?)?;
+    let used: BTreeSet<_> = roles.values().flatten().collect();
+    if let Some(unused) = promises.keys().find(|name| !used.contains(name)) {
+        return Err(format!("no role makes the promise {unused:?}").into());
+    }
+
+    let mut source = String::new();
+    let mut table = String::from("| role | promises | system calls |\n|---|---|---|\n");
+    for (role, names) in &roles {
+        let rules = merge(role, names, &promises)?;
+        let program = compile(&rules, architecture).map_err(|error| format!("role {role:?}: {error}"))?;
+        write_constant(&mut source, role, &with_clone3_missing(program))?;
+        let calls: BTreeSet<_> = rules.iter().map(|rule| rule.syscall.as_str()).collect();
+        let list = calls.iter().copied().collect::<Vec<_>>().join(" ");
+        writeln!(table, "| `{role}` | {} | {}: {list} |", names.join(" "), calls.len())?;
+    }
+    table.push_str("\n| promise | meaning |\n|---|---|\n");
+    for (name, promise) in &promises {
+        writeln!(table, "| `{name}` | {} |", promise.meaning)?;
+    }
+    let out = env::var("OUT_DIR")?;
+    fs::write(Path::new(&out).join("filters.rs"), source)?;
+    fs::write(Path::new(&out).join("roles.md"), table)?;
+    Ok(())
+}
+
+fn read_promises() -> Result<BTreeMap<String, Promise>, Box<dyn Error>> {
+    let mut promises = BTreeMap::new();
+    for entry in fs::read_dir("promises")? {
+        let path = entry?.path();
+        let invalid = |what: &str| format!("{}: {what}", path.display());
+        let promise: Promise =
+            serde_json::from_slice(&fs::read(&path)?).map_err(|error| invalid(&error.to_string()))?;
+        if path.file_stem() != Some(promise.promise.as_ref()) {
+            return Err(invalid("the file has another name than the promise").into());
+        }
+        if let Some(rule) = promise.filter.iter().find(|rule| rule.comment.is_empty()) {
+            return Err(invalid(&format!("{} has no reason", rule.syscall)).into());
+        }
+        promises.insert(promise.promise.clone(), promise);
+    }
+    Ok(promises)
+}
+
+/// All rules of a role, each once.
+fn merge(role: &str, names: &[String], promises: &BTreeMap<String, Promise>) -> Result<Vec<Rule>, Box<dyn Error>> {
+    let mut rules: Vec<Rule> = Vec::new();
+    for name in names {
+        let promise = promises.get(name).ok_or_else(|| format!("role {role:?}: there is no promise {name:?}"))?;
+        for rule in &promise.filter {
+            let same = |other: &&Rule| other.syscall == rule.syscall;
+            if rules.iter().filter(same).any(|other| other.args.is_empty() != rule.args.is_empty()) {
+                return Err(format!("role {role:?}: {} is constrained in one promise only", rule.syscall).into());
+            }
+            if !rules.iter().filter(same).any(|other| other.args == rule.args) {
+                rules.push(rule.clone());
+            }
+        }
+    }
+    Ok(rules)
+}
+
+fn compile(rules: &[Rule], architecture: TargetArch) -> Result<BpfProgram, Box<dyn Error>> {
+    let filter: Vec<Value> = rules
+        .iter()
+        .map(|rule| match rule.args.is_empty() {
+            true => json!({ "syscall": rule.syscall }),
+            false => json!({ "syscall": rule.syscall, "args": rule.args }),
+        })
+        .collect();
+    let document = json!({
+        "role": { "mismatch_action": "kill_process", "match_action": "allow", "filter": filter }
+    });
+    let mut compiled = compile_from_json(document.to_string().as_bytes(), architecture)?;
+    Ok(compiled.remove("role").ok_or("nothing was compiled")?)
+}
+
+/// Has clone3 fail with ENOSYS instead of killing the process, so that glibc falls back to clone, whose flags a filter can
+/// see. It has the same number on every architecture.
+fn with_clone3_missing(program: BpfProgram) -> BpfProgram {
+    const LOAD_SYSCALL: u16 = 0x20;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    const CLONE3: u32 = 435;
+    const ERRNO_ENOSYS: u32 = 0x0005_0000 | 38;
+    let instruction = |code, jt, jf, k| sock_filter { code, jt, jf, k };
+    let mut whole = vec![
+        instruction(LOAD_SYSCALL, 0, 0, 0),
+        instruction(JUMP_IF_EQUAL, 0, 1, CLONE3),
+        instruction(RETURN, 0, 0, ERRNO_ENOSYS),
+    ];
+    whole.extend(program);
+    whole
+}
+
+fn write_constant(source: &mut String, role: &str, program: &BpfProgram) -> Result<(), std::fmt::Error> {
+    let name = role.to_uppercase().replace('-', "_");
+    writeln!(source, "pub(crate) const {name}: &[sock_filter] = &[")?;
+    for sock_filter { code, jt, jf, k } in program {
+        writeln!(source, "    sock_filter {{ code: {code}, jt: {jt}, jf: {jf}, k: {k} }},")?;
+    }
+    writeln!(source, "];")
+}

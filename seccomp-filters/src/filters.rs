@@ -1,0 +1,21 @@
+//! The compiled filters.
+
+use seccompiler::sock_filter;
+
+use crate::Role;
+
+include!(concat!(env!("OUT_DIR"), "/filters.rs"));
+
+/// The filter of a role.
+pub(crate) const fn of(role: Role) -> &'static [sock_filter] {
+    match role {
+        Role::Launch => LAUNCH,
+        Role::VmmConfigureSealed => VMM_CONFIGURE_SEALED,
+        Role::VmmConfigure => VMM_CONFIGURE,
+        Role::VmmRunSealed => VMM_RUN_SEALED,
+        Role::VmmRun => VMM_RUN,
+        Role::Api => API,
+        Role::Vcpu => VCPU,
+        Role::Warden => WARDEN,
+    }
+}
