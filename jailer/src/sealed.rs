@@ -96,8 +96,8 @@ fn start(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<Started, JailError> {
     // What is the vmm's alone must end with it.
     drop((executable, inherited, progress_end));
     let watched = Watch::new(child, console, ring, lease, run_directory).step("watch the vmm").and_then(|watch| {
-        let mut confinement = await_confinement(progress)?;
-        confirm(child, plan, &mut confinement)?;
+        let confinement = await_confinement(progress)?;
+        confirm(child, plan)?;
         confine_warden(plan, cgroup)?;
         Ok(Started { watch, confinement })
     });
