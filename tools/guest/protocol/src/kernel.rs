@@ -6,7 +6,6 @@
 /// - `tsc=reliable no_timer_check`: KVM's clocks need no calibration against others
 /// - `swiotlb=noforce`: no device here needs bounce buffers, which would take 64 MiB
 /// - `retain_initrd rodata=off`: saves the work of giving pages back and of splitting mappings
-/// - `rootfstype=tmpfs rdinit=/init`: the initramfs stays the root, with a limit to its size
 const COMMON: &str = "console=ttyS0 loglevel=1 panic=-1 reboot=k tsc=reliable no_timer_check swiotlb=noforce \
     retain_initrd rodata=off";
 
