@@ -1,9 +1,43 @@
 //! A vmm confines itself, whoever starts it.
 
+use serde_json::json;
 use stockade_tests::guest::{self, Protocol};
 use stockade_tests::process;
 use stockade_tests::vmm::{Builder, Vmm};
 use stockade_tests::{Need, test};
+
+const FILTER: &str = "2";
+
+#[test]
+fn every_thread_has_its_filter() {
+    test(&[Need::Kvm], |scratch| {
+        let vmm = Vmm::with_guest(scratch, guest::IDLE, Protocol::Pvh);
+        vmm.put("/machine-config", &json!({ "vcpu_count": 3, "mem_size_mib": 64 }));
+        vmm.put(
+            "/drives/a",
+            &json!({ "drive_id": "a", "path_on_host": scratch.file("disk", [0; 512]), "is_root_device": false }),
+        );
+        vmm.put("/vsock", &json!({ "guest_cid": 3, "uds_path": scratch.join("vsock") }));
+        vmm.start_guest();
+        vmm.console().wait_for("idle");
+        let filters = process::thread_status(vmm.pid(), "Seccomp");
+        assert_eq!(filters.len(), 5, "one for the events, one for the API, three processors: {filters:?}");
+        assert!(filters.iter().all(|(_, mode)| mode == FILTER), "{filters:?}");
+        let privileges = process::thread_status(vmm.pid(), "NoNewPrivs");
+        assert!(privileges.iter().all(|(_, value)| value == "1"), "{privileges:?}");
+    });
+}
+
+#[test]
+fn the_filters_are_there_before_the_first_request() {
+    test(&[Need::Kvm], |scratch| {
+        let vmm = Builder::new(scratch).start();
+        let client = vmm.connect();
+        let filters = process::thread_status(vmm.pid(), "Seccomp");
+        assert!(filters.iter().all(|(_, mode)| mode == FILTER), "{filters:?}");
+        drop(client);
+    });
+}
 
 #[test]
 fn filters_can_be_given_up_by_name_only() {
