@@ -7,11 +7,11 @@
 //! and release builds alike; only `clone3` fails with ENOSYS instead, because its arguments are out of a filter's sight.
 //!
 //! ```no_run
-//! use seccomp_filters::{Rights, Role, Veil, pledge};
+//! use seccomp_filters::{Policy, Rights, Role, Veil, pledge};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let folder = std::fs::File::open("/srv/images")?;
-//! Veil::new()?.unveil(&folder, Rights::READ)?.lock()?;
+//! let enforced = Veil::new()?.unveil("/srv/images", Rights::READ)?.lock(Policy::Required)?;
+//! println!("{enforced}");
 //! pledge(Role::Vcpu)?;
 //! # Ok(())
 //! # }
@@ -24,7 +24,7 @@
 mod filters;
 mod unveil;
 
-pub use unveil::{Enforced, Rights, UnveilError, Veil};
+pub use unveil::{Enforced, Policy, Rights, UnveilError, Veil};
 
 /// A process or thread, in one phase of its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

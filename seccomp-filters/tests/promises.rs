@@ -1,0 +1,152 @@
+//! What holds for the promises as they are written.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+/// System calls that do very different things, as their arguments have it.
+const CONSTRAINED: [&str; 30] = [
+    "accept4",
+    "arch_prctl",
+    "bind",
+    "clone",
+    "close_range",
+    "connect",
+    "epoll_create1",
+    "eventfd2",
+    "execveat",
+    "fallocate",
+    "fcntl",
+    "futex",
+    "ioctl",
+    "lseek",
+    "madvise",
+    "mmap",
+    "mprotect",
+    "mremap",
+    "openat",
+    "pidfd_send_signal",
+    "prctl",
+    "prlimit64",
+    "recvfrom",
+    "rt_sigaction",
+    "seccomp",
+    "sendto",
+    "socket",
+    "statx",
+    "tgkill",
+    "waitid",
+];
+const PROT_EXEC: u64 = 4;
+
+fn read(path: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn roles() -> BTreeMap<String, Vec<String>> {
+    serde_json::from_value(read("roles.json")).unwrap()
+}
+
+fn rules(promise: &str) -> Vec<Value> {
+    read(&format!("promises/{promise}.json"))["filter"].as_array().unwrap().clone()
+}
+
+fn syscall(rule: &Value) -> &str {
+    rule["syscall"].as_str().unwrap()
+}
+
+fn promises() -> BTreeSet<String> {
+    roles().into_values().flatten().collect()
+}
+
+/// Rules of a role without their comments.
+fn bare_rules(role: &str) -> BTreeSet<String> {
+    let promises = &roles()[role];
+    let all = promises.iter().flat_map(|promise| rules(promise));
+    all.map(|rule| json!([rule["syscall"], rule["args"]]).to_string()).collect()
+}
+
+fn calls(role: &str) -> BTreeSet<String> {
+    let promises = &roles()[role];
+    promises.iter().flat_map(|promise| rules(promise)).map(|rule| syscall(&rule).to_owned()).collect()
+}
+
+#[test]
+fn no_promise_says_the_same_twice() {
+    for promise in promises() {
+        let rules = rules(&promise);
+        let distinct: BTreeSet<_> =
+            rules.iter().map(|rule| json!([rule["syscall"], rule["args"]]).to_string()).collect();
+        assert_eq!(distinct.len(), rules.len(), "{promise}");
+    }
+    for (role, promises) in roles() {
+        assert_eq!(promises.iter().collect::<BTreeSet<_>>().len(), promises.len(), "{role}");
+    }
+}
+
+#[test]
+fn every_value_is_named() {
+    for promise in promises() {
+        for rule in rules(&promise) {
+            for condition in rule["args"].as_array().into_iter().flatten() {
+                let comment = condition["comment"].as_str().unwrap_or_default();
+                assert!(!comment.is_empty(), "{promise}: {rule}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_many_things_is_constrained() {
+    for promise in promises() {
+        for rule in rules(&promise) {
+            let is_bare = rule["args"].as_array().is_none_or(Vec::is_empty);
+            assert!(!(is_bare && CONSTRAINED.contains(&syscall(&rule))), "{promise}: {rule}");
+        }
+    }
+}
+
+#[test]
+fn memory_is_never_executable() {
+    for promise in promises() {
+        for rule in rules(&promise).iter().filter(|rule| ["mmap", "mprotect"].contains(&syscall(rule))) {
+            let conditions = rule["args"].as_array().unwrap();
+            let protection = conditions.iter().find(|condition| condition["index"] == 2).unwrap();
+            assert_eq!(protection["op"], "eq", "{promise}: {rule}");
+            assert_eq!(protection["val"].as_u64().unwrap() & PROT_EXEC, 0, "{promise}: {rule}");
+        }
+    }
+}
+
+/// A later filter takes away and adds nothing, so an earlier one must have what a later one promises.
+#[test]
+fn each_role_is_part_of_the_one_before() {
+    let earlier_and_later = [
+        ("launch", "vmm-configure-sealed"),
+        ("launch", "api"),
+        ("vmm-configure-sealed", "vmm-run-sealed"),
+        ("vmm-configure-sealed", "vcpu"),
+        ("vmm-configure", "vmm-run"),
+        ("vmm-configure", "vcpu"),
+        ("vmm-configure", "vmm-configure-sealed"),
+        ("vmm-run", "vmm-run-sealed"),
+    ];
+    for (earlier, later) in earlier_and_later {
+        let (earlier_rules, later_rules) = (bare_rules(earlier), bare_rules(later));
+        let lost: Vec<_> = later_rules.difference(&earlier_rules).collect();
+        assert!(lost.is_empty(), "{later} promises what {earlier} does not: {lost:?}");
+    }
+}
+
+/// Firecracker 1.17 has 50, 50, 31 and 27.
+#[test]
+fn roles_are_narrow() {
+    for (role, most) in [("vmm-run-sealed", 30), ("vmm-run", 34), ("api", 25), ("vcpu", 21)] {
+        assert!(calls(role).len() <= most, "{role}: {}", calls(role).len());
+    }
+}
