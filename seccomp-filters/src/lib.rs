@@ -22,8 +22,10 @@
 #![forbid(unsafe_code)]
 
 mod filters;
+mod syscall;
 mod unveil;
 
+pub use syscall::syscall_name;
 pub use unveil::{Enforced, Policy, Rights, UnveilError, Veil};
 
 /// A process or thread, in one phase of its life.

@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use seccomp_filters::syscall_name;
+use seccompiler::{TargetArch, compile_from_json};
 use serde_json::{Value, json};
 
 /// System calls that do very different things, as their arguments have it.
@@ -149,4 +151,21 @@ fn roles_are_narrow() {
     for (role, most) in [("vmm-run-sealed", 30), ("vmm-run", 34), ("api", 25), ("vcpu", 21)] {
         assert!(calls(role).len() <= most, "{role}: {}", calls(role).len());
     }
+}
+
+#[test]
+fn every_promised_call_has_its_name() {
+    let architecture = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+    for call in promises().iter().flat_map(|promise| rules(promise)).map(|rule| syscall(&rule).to_owned()) {
+        let filter = json!([{ "syscall": call }]);
+        let document = json!({ "x": { "mismatch_action": "trap", "match_action": "allow", "filter": filter } });
+        let program = compile_from_json(document.to_string().as_bytes(), architecture).unwrap().remove("x").unwrap();
+        assert!(program.iter().any(|instruction| syscall_name(instruction.k) == Some(&call)), "{call}");
+    }
+}
+
+#[test]
+fn a_number_without_a_call_has_no_name() {
+    assert_eq!(syscall_name(u32::MAX), None);
+    assert_eq!(syscall_name(0x4000_0000), None);
 }
