@@ -186,7 +186,9 @@ impl<'a> Jail<'a, Unprivileged> {
     /// The step that failed.
     pub fn unveil(mut self, executable: &OwnedFd) -> Result<Jail<'a, Unveiled>, JailError> {
         self.layer(Layer::Landlock, |_| {
-            unveil::all_but_program(executable).layer(Layer::Landlock, "restrict with Landlock")
+            let enforced = unveil::all_but_program(executable).map_err(io::Error::other);
+            let enforced = enforced.layer(Layer::Landlock, "hide everything but stockade-vmm")?;
+            Ok(format!("{enforced}; left is the vmm's program"))
         })?;
         Ok(self.next())
     }

@@ -199,7 +199,8 @@ fn confine_warden(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<(), JailError>
     if plan.wants(Layer::Landlock) {
         let folders = cgroup.map(Cgroup::folders).unwrap_or_default();
         let folders: Vec<&Path> = folders.iter().map(Folder::path).chain([plan.run_directory.as_path()]).collect();
-        unveil::all_but_folders(&folders).layer(Layer::Landlock, "restrict the warden with Landlock")?;
+        let enforced = unveil::all_but_folders(&folders).map_err(io::Error::other);
+        enforced.layer(Layer::Landlock, "hide everything from the warden but what it removes")?;
     }
     if plan.wants(Layer::Seccomp) {
         seccomp_filters::pledge(seccomp_filters::Role::Warden)
