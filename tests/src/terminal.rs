@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{OpenptyResult, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{Termios, tcgetattr};
@@ -35,6 +36,10 @@ impl Terminal {
     /// Opens one.
     pub fn open(size: Size) -> Self {
         let OpenptyResult { master, slave } = openpty(None, None).expect("open a pseudo-terminal");
+        // A program with a descriptor of the controlling end would never see the terminal hang up.
+        for end in [&master, &slave] {
+            fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("set a descriptor's flag");
+        }
         let controller = File::from(master);
         let screen = Output::collect(controller.try_clone().expect("duplicate a descriptor"));
         let terminal = Self { controller, terminal: slave.into(), screen };
