@@ -35,7 +35,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long the harness waits for anything before it gives up.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(150);
 
 /// What a test needs of the host. A test that misses something is skipped, and says why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
