@@ -9,6 +9,8 @@
 mod backing;
 mod config;
 mod request;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
