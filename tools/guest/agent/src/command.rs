@@ -18,6 +18,10 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 const DEFAULTS: [(&str, &str); 3] = [("PATH", DEFAULT_PATH), ("HOME", "/root"), ("TERM", "xterm")];
 const SHELL: &[u8] = b"/bin/sh";
 
+/// The program that is many commands (busybox), and the file with their names, a line each.
+const APPLETS_PROGRAM: &str = "bin/busybox";
+const APPLETS_LIST: &str = "etc/busybox-applets";
+
 /// Why a command was not started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
@@ -72,7 +76,11 @@ pub(crate) fn start(asked: &protocol::Command<'_>) -> Result<Started, CommandErr
     let environment = environment(&asked.environment)?;
     let name = asked.arguments.first().copied().unwrap_or(SHELL);
     let path = environment.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
-    let program = find(OsStr::from_bytes(name), path.unwrap_or_default(), directory)?;
+    let name_in_path = OsStr::from_bytes(name);
+    let program = find(name_in_path, path.unwrap_or_default(), directory).or_else(|error| match error {
+        CommandError::NotFound(_) => applet(name_in_path, Path::new("/")).ok_or(error),
+        _ => Err(error),
+    })?;
 
     let mut command = Command::new(program);
     command.arg0(OsStr::from_bytes(name)).current_dir(directory).env_clear().envs(environment);
@@ -134,6 +142,17 @@ fn find(name: &OsStr, path: &OsStr, directory: &Path) -> Result<PathBuf, Command
         }
     }
     Err(otherwise)
+}
+
+/// The program for a command that is part of busybox, below the folder `root`, and has no link in `/bin`: the default guest has
+/// none, as making them takes an emulated kernel seconds. busybox goes by the name that it is called by.
+fn applet(name: &OsStr, root: &Path) -> Option<PathBuf> {
+    const FOLDERS: [&[u8]; 4] = [b"/bin/", b"/usr/bin/", b"/sbin/", b"/usr/sbin/"];
+    let bytes = name.as_bytes();
+    let bare = FOLDERS.iter().find_map(|folder| bytes.strip_prefix(*folder)).unwrap_or(bytes);
+    let list = std::fs::read(root.join(APPLETS_LIST)).ok()?;
+    let is_known = !bare.is_empty() && list.split(|&byte| byte == b'\n').any(|applet| applet == bare);
+    is_known.then(|| root.join(APPLETS_PROGRAM))
 }
 
 fn executable(metadata: &std::fs::Metadata) -> bool {
@@ -208,6 +227,20 @@ mod tests {
         assert_eq!(look(folder.path().to_str().unwrap()), Err(126));
         assert_eq!(look("/no/such/program"), Err(127));
         assert_eq!(find("./good".as_ref(), OsStr::new(""), folder.path()).unwrap(), folder.path().join("./good"));
+    }
+
+    #[test]
+    fn parts_of_busybox_need_no_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let look = |name: &str| applet(name.as_ref(), folder.path());
+        assert_eq!(look("ls"), None);
+        std::fs::create_dir(folder.path().join("etc")).unwrap();
+        std::fs::write(folder.path().join(APPLETS_LIST), "cat\nls\n").unwrap();
+        let program = Some(folder.path().join(APPLETS_PROGRAM));
+        assert_eq!((look("ls"), look("/bin/ls"), look("/usr/bin/cat")), (program.clone(), program.clone(), program));
+        for name in ["l", "", "/bin/", "/opt/ls", "./ls", "ls\ncat", "no-such-command"] {
+            assert_eq!(look(name), None, "{name:?}");
+        }
     }
 
     #[test]
