@@ -13,11 +13,10 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use stockade_jailer::plan::WARDEN_GID;
 
-/// Group of wardens, which lets them remove their machines' folders.
-pub const WARDEN_GID: u32 = 0x7000_0000;
 /// The first user id that is leased.
-pub const FIRST_UID: u32 = 0x7000_0001;
+pub const FIRST_UID: u32 = WARDEN_GID + 1;
 /// How many there are.
 pub const UIDS: u32 = 0xffff;
 
@@ -81,11 +80,10 @@ impl State {
         let failed = |source| LeaseError::State { path: folder.clone(), source };
         for entry in std::fs::read_dir(&folder).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
-            let owner = std::fs::symlink_metadata(&path).map(|metadata| metadata.uid());
-            let number = owner.ok().and_then(|uid| uid.checked_sub(FIRST_UID)).filter(|number| *number < UIDS);
-            if let Some(number) = number
-                && self.try_lock(&self.lock_file()?, number)?
-            {
+            let Some(number) = lease_number(&path) else { continue };
+            let lock = self.lock_file()?;
+            // Looked at again, because the folder may have got another owner until the lock was there.
+            if self.try_lock(&lock, number)? && lease_number(&path) == Some(number) {
                 if let Some(name) = path.file_name().and_then(|name| name.to_str()) {
                     let _ = stockade_jailer::cgroup::sweep(name);
                 }
@@ -135,6 +133,12 @@ impl From<Lease> for OwnedFd {
     fn from(lease: Lease) -> Self {
         lease.file.into()
     }
+}
+
+/// Which lease the owner of a folder has, if it is one of a machine.
+fn lease_number(path: &Path) -> Option<u32> {
+    let owner = std::fs::symlink_metadata(path).ok()?.uid();
+    owner.checked_sub(FIRST_UID).filter(|number| *number < UIDS)
 }
 
 fn make_folder(path: &Path, mode: u32, group: u32) -> Result<(), LeaseError> {

@@ -32,8 +32,8 @@ pub use outcome::Outcome;
 use command::{CommandEnd, Next};
 use resources::Resources;
 
-/// How long a guest may take to boot and call.
-const BOOT_LIMIT: Duration = Duration::from_secs(120);
+/// How long a guest may take to boot and call: long enough for one whose kernel is emulated, on a busy host.
+const BOOT_LIMIT: Duration = Duration::from_secs(300);
 /// How long a guest may take to power itself off when nothing depends on it.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait for the reason when a session breaks off.
