@@ -20,7 +20,16 @@ pub fn ext4(scratch: &Scratch, name: &str, folder: &Path, mib: u64) -> PathBuf {
 pub fn squashfs(scratch: &Scratch, name: &str, folder: &Path) -> PathBuf {
     let image = scratch.join(name);
     let mut command = Command::new("mksquashfs");
-    command.arg(folder).arg(&image).args(["-quiet", "-no-progress", "-noappend", "-all-root", "-no-compression"]);
+    command.arg(folder).arg(&image).args([
+        "-quiet",
+        "-no-progress",
+        "-noappend",
+        "-all-root",
+        "-noI",
+        "-noD",
+        "-noF",
+        "-noX",
+    ]);
     run(command);
     image
 }

@@ -15,10 +15,9 @@ fn flat(scratch: &Scratch, guest: Guest) -> Finished {
     finish(run(scratch, ["--kernel", kernel.to_str().unwrap(), "--", "true"]))
 }
 
-/// Starts a command that says that it is ready, and waits for that.
+/// Starts a script that says when it is ready, and waits for that.
 fn start(scratch: &Scratch, script: &str) -> (Child, Output) {
-    let script = format!("echo ready; {script}");
-    let mut child = run(scratch, ["--", "sh", "-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut child = run(scratch, ["--", "sh", "-c", script]).stdin(Stdio::piped()).spawn().unwrap();
     let output = Output::collect(child.stdout.take().unwrap());
     output.wait_for("ready");
     (child, output)
@@ -51,19 +50,34 @@ fn a_linux_guest_says_how_it_died() {
         shell(scratch, "reboot -f").expect_error(125, &["the guest reset itself"]);
         shell(scratch, "poweroff -f").expect_error(125, &["the guest powered itself off"]);
         shell(scratch, "halt -f").expect_error(125, &["the guest halted"]);
-        shell(scratch, "echo c >/proc/sysrq-trigger").expect_error(125, &["the guest's kernel panicked"]);
+    });
+}
+
+#[test]
+fn a_kernel_that_panics_says_why() {
+    test(NEEDS, |scratch| {
+        // An initramfs without an init.
+        let root = scratch.join("root");
+        std::fs::create_dir_all(root.join("empty")).unwrap();
+        let script = "cd \"$1\" && find . | cpio --quiet --create --format=newc >\"$2\"";
+        let archive = scratch.join("initramfs");
+        let packed = Command::new("sh").args(["-c", script, "sh"]).arg(&root).arg(&archive).status().unwrap();
+        assert!(packed.success());
+        let finished = finish(run(scratch, ["--initramfs", archive.to_str().unwrap(), "--", "true"]));
+        finished.expect_error(125, &["the guest's kernel panicked"]);
+        assert!(finished.error.contains("Kernel panic - not syncing: "), "{}", finished.error);
     });
 }
 
 #[test]
 fn an_interrupt_reaches_the_command_first() {
     test(NEEDS, |scratch| {
-        let (child, _) = start(scratch, "trap 'exit 3' INT; while :; do sleep 0.1; done");
+        let (child, _) = start(scratch, "trap 'exit 3' INT; echo ready; while :; do sleep 0.1; done");
         signal(pid(&child), Signal::SIGINT);
         let finished = end(child);
         assert_eq!((finished.code, finished.error.as_str()), (3, ""));
 
-        let (child, _) = start(scratch, "exec sleep 1000");
+        let (child, _) = start(scratch, "echo ready; exec sleep 1000");
         signal(pid(&child), Signal::SIGTERM);
         end(child).expect_line(143, &["SIGTERM"]);
     });
@@ -72,7 +86,7 @@ fn an_interrupt_reaches_the_command_first() {
 #[test]
 fn a_second_interrupt_kills() {
     test(NEEDS, |scratch| {
-        let (child, output) = start(scratch, "trap 'echo once' INT; while :; do sleep 0.1; done");
+        let (child, output) = start(scratch, "trap 'echo once' INT; echo ready; while :; do sleep 0.1; done");
         signal(pid(&child), Signal::SIGINT);
         output.wait_for("once");
         signal(pid(&child), Signal::SIGINT);
@@ -94,7 +108,7 @@ fn an_interrupt_while_the_guest_boots_ends_the_run() {
 #[test]
 fn nothing_is_left_when_the_command_line_is_killed() {
     test(NEEDS, |scratch| {
-        let (mut child, _) = start(scratch, "exec sleep 1000");
+        let (mut child, _) = start(scratch, "echo ready; exec sleep 1000");
         let vmm = descendant(pid(&child), "stockade-vmm");
         signal(pid(&child), Signal::SIGKILL);
         child.wait().unwrap();
@@ -117,7 +131,7 @@ fn nothing_is_left_when_the_command_line_is_killed_while_the_guest_boots() {
 #[test]
 fn a_vmm_that_is_killed_is_reported() {
     test(NEEDS, |scratch| {
-        let (child, _) = start(scratch, "exec sleep 1000");
+        let (child, _) = start(scratch, "echo ready; exec sleep 1000");
         signal(descendant(pid(&child), "stockade-vmm"), Signal::SIGKILL);
         end(child).expect_error(125, &["the vmm died", "SIGKILL"]);
     });
@@ -126,7 +140,7 @@ fn a_vmm_that_is_killed_is_reported() {
 #[test]
 fn a_warden_that_is_killed_takes_its_machine_with_it() {
     test(NEEDS, |scratch| {
-        let (child, _) = start(scratch, "exec sleep 1000");
+        let (child, _) = start(scratch, "echo ready; exec sleep 1000");
         signal(descendant(pid(&child), "stockade-jailer"), Signal::SIGKILL);
         end(child).expect_error(125, &["warden died"]);
     });

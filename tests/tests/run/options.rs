@@ -3,7 +3,7 @@
 use serde_json::Value;
 use stockade_tests::test;
 
-use crate::stockade::{NEEDS, finish, guest, run};
+use crate::stockade::{NEEDS, finish, guest, run, run_as};
 
 const LAYERS: [&str; 8] =
     ["cgroup", "namespaces", "root", "resource-limits", "capabilities", "uid", "landlock", "seccomp"];
@@ -13,9 +13,8 @@ fn the_guest_is_as_asked() {
     test(NEEDS, |scratch| {
         let script = "nproc; grep MemTotal /proc/meminfo; pwd; echo $GREETING; hostname";
         let name = scratch.vm_name();
-        let mut command = run(scratch, ["--cpus", "2", "--memory", "512M", "--workdir", "/tmp"]);
-        command.args(["--env", "GREETING=hello world", "--name", &name, "--", "sh", "-c", script]);
-        let finished = finish(command);
+        let options = ["--cpus", "2", "--memory", "512M", "--workdir", "/tmp", "--env", "GREETING=hello world"];
+        let finished = finish(run_as(&name, options.into_iter().chain(["--", "sh", "-c", script])));
         assert_eq!((finished.code, finished.error.as_str()), (0, ""));
         let lines: Vec<_> = finished.text().lines().collect();
         assert_eq!((lines[0], lines[2], lines[3], lines[4]), ("2", "/tmp", "hello world", name.as_str()));

@@ -14,8 +14,13 @@ pub const NEEDS: &[Need] = &[Need::Kvm, Need::Root];
 
 /// `stockade run` with a name that belongs to the test, and options.
 pub fn run<S: AsRef<OsStr>>(scratch: &Scratch, arguments: impl IntoIterator<Item = S>) -> Command {
+    run_as(&scratch.vm_name(), arguments)
+}
+
+/// `stockade run` with this name, and options.
+pub fn run_as<S: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(program("stockade"));
-    command.args(["run", "--name", &scratch.vm_name()]).args(arguments);
+    command.args(["run", "--name", name]).args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // Signals of the terminal that the tests run in are not this run's.
     command.process_group(0);
