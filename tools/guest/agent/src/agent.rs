@@ -9,6 +9,7 @@ use rustix::net::SocketFlags;
 use stockade_guest_protocol::{MAX_DATA_BYTES, Setup};
 
 use crate::channel::Part;
+use crate::console;
 use crate::orphans::Orphans;
 use crate::session::{Ready, Session, SessionError};
 
@@ -200,7 +201,7 @@ fn remove(sessions: &mut Vec<Session>, mut ended: Vec<(usize, SessionError)>) ->
             return Err(error.into());
         }
         sessions.remove(index).abandon();
-        eprintln!("stockade-agent: a session ended: {error}");
+        console::say(format_args!("a session ended: {error}"));
     }
     Ok(())
 }

@@ -15,6 +15,9 @@ use stockade_guest_protocol::{self as protocol, TerminalSize};
 use crate::sys;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What the kernel of an emulated host gives its first process, and commands have to have too: which of the processor's registers
+/// it can't save for them.
+const FROM_KERNEL: &str = "GLIBC_TUNABLES";
 const DEFAULTS: [(&str, &str); 3] = [("PATH", DEFAULT_PATH), ("HOME", "/root"), ("TERM", "xterm")];
 const SHELL: &[u8] = b"/bin/sh";
 
@@ -83,7 +86,11 @@ pub(crate) fn start(asked: &protocol::Command<'_>) -> Result<Started, CommandErr
     })?;
 
     let mut command = Command::new(program);
-    command.arg0(OsStr::from_bytes(name)).current_dir(directory).env_clear().envs(environment);
+    command.arg0(OsStr::from_bytes(name)).env_clear().envs(environment);
+    // A child that has nothing to do before it executes the program shares the agent's memory until then.
+    if std::env::current_dir().ok().as_deref() != Some(directory) {
+        command.current_dir(directory);
+    }
     command.args(asked.arguments.iter().skip(1).map(|argument| OsStr::from_bytes(argument)));
     let streams = match asked.terminal {
         None => pipes(&mut command),
@@ -106,6 +113,7 @@ fn check_directory(directory: &Path) -> Result<(), CommandError> {
 
 fn environment(entries: &[&[u8]]) -> Result<Vec<(OsString, OsString)>, CommandError> {
     let mut environment: Vec<_> = DEFAULTS.iter().map(|(name, value)| (name.into(), value.into())).collect();
+    environment.extend(std::env::var_os(FROM_KERNEL).map(|value| (FROM_KERNEL.into(), value)));
     for entry in entries {
         let at = entry.iter().position(|&byte| byte == b'=');
         let (name, value) = at

@@ -10,6 +10,7 @@
 mod agent;
 mod channel;
 mod command;
+pub mod console;
 mod orphans;
 mod session;
 mod stream;

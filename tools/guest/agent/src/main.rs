@@ -7,11 +7,11 @@
 
 #![forbid(unsafe_code)]
 
-use stockade_agent::{Agent, Orphans, ServeError, system, vsock};
+use stockade_agent::{Agent, Orphans, ServeError, console, system, vsock};
 
 fn main() {
     if std::process::id() != 1 {
-        eprintln!("stockade-agent: it is to be the first process of a guest, /init in its initramfs");
+        console::say("it is to be the first process of a guest, /init in its initramfs");
         std::process::exit(1);
     }
     if let Err(error) = run() {
@@ -46,11 +46,11 @@ fn run() -> Result<(), Error> {
 }
 
 fn report(error: &dyn std::error::Error) {
-    let mut line = format!("stockade-agent: {error}");
+    let mut line = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
         line = format!("{line}: {error}");
         source = error.source();
     }
-    eprintln!("{line}");
+    console::say(line);
 }
