@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_move, mount_remount};
 use rustix::process::WaitOptions;
 use rustix::system::RebootCommand;
@@ -84,9 +85,14 @@ fn mount_new(kind: &str, target: &str, flags: MountFlags, options: &str) -> Resu
 
 /// Mounts on a folder that is made if it is missing.
 fn mount_at(source: &str, kind: &str, target: &str, flags: MountFlags, options: &str) -> Result<(), SystemError> {
-    make_folder(target)?;
     let options = std::ffi::CString::new(options).map_err(failed("mount", target))?;
-    mount(source, target, kind, flags, options.as_c_str()).map_err(failed("mount", target))
+    let attempt = || mount(source, target, kind, flags, options.as_c_str());
+    // Most folders are there, and looking first costs an emulated kernel milliseconds.
+    let done = match attempt() {
+        Err(Errno::NOENT) => make_folder(target).map(|()| attempt())?,
+        done => done,
+    };
+    done.map_err(failed("mount", target))
 }
 
 fn make_folder(path: &str) -> Result<(), SystemError> {

@@ -5,9 +5,10 @@
 /// - `panic=-1 reboot=k`: a panic, once reported to pvpanic, resets through the i8042, at once
 /// - `tsc=reliable no_timer_check`: KVM's clocks need no calibration against others
 /// - `swiotlb=noforce`: no device here needs bounce buffers, which would take 64 MiB
-/// - `retain_initrd rodata=off`: saves the work of giving pages back and of splitting mappings
+/// - `rodata=off`: saves the work of splitting mappings
+/// - `pnpacpi=off`: every device here is found by other means than plug and play
 const COMMON: &str = "console=ttyS0 loglevel=1 panic=-1 reboot=k tsc=reliable no_timer_check swiotlb=noforce \
-    retain_initrd rodata=off";
+    rodata=off pnpacpi=off";
 
 /// With one vCPU nothing has to be patched for having one, which is what takes long.
 const ONE_VCPU: &str = " noreplace-smp";
