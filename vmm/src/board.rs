@@ -214,7 +214,8 @@ impl<'a> Board<'a> {
     }
 }
 
-/// Standard input and output, unless `serial_out_path` says otherwise. A closed one is as good as `/dev/null`.
+/// Standard input and output, unless `serial_out_path` says otherwise. A closed one is as good as `/dev/null`, and a terminal
+/// is in raw mode while the guest runs.
 fn console(port: Arc<SerialPort>, resources: &Resources, descriptors: &Descriptors) -> Result<Console, BoardError> {
     let duplicate = |descriptor: std::os::fd::BorrowedFd<'_>| descriptor.try_clone_to_owned().ok();
     let output = match &resources.serial.serial_out_path {
@@ -226,7 +227,9 @@ fn console(port: Arc<SerialPort>, resources: &Resources, descriptors: &Descripto
         None => duplicate(io::stdin().as_fd()),
     };
     let limiter = api::RateLimiter { bandwidth: resources.serial.rate_limiter, ops: None };
-    Ok(Console::new(port, output, input, rate_limiter(Some(limiter))?)?)
+    let console = Console::new(port, output, input, rate_limiter(Some(limiter))?)?;
+    // A sealed vmm has no terminal, and does not promise to change one.
+    Ok(if descriptors.is_sealed() { console } else { console.in_raw_mode() })
 }
 
 fn rate_limiter(limits: Option<api::RateLimiter>) -> Result<Option<RateLimiter>, RateLimiterError> {

@@ -2,13 +2,15 @@
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
+use nix::sys::termios::LocalFlags;
 use serde_json::json;
 use stockade_tests::guest::{self, Protocol};
 use stockade_tests::memory::COUNTER;
+use stockade_tests::terminal::Terminal;
 use stockade_tests::vmm::{Builder, Exit, Vmm, boot_source};
-use stockade_tests::{Need, process, test, wait_for};
+use stockade_tests::{Need, process, program, test, wait_for};
 
 #[test]
 fn input_reaches_the_guest_whatever_its_size() {
@@ -21,6 +23,25 @@ fn input_reaches_the_guest_whatever_its_size() {
         vmm.take_input().write_all(line.as_bytes()).unwrap();
         let (exit, console, ..) = vmm.finish();
         assert_eq!((exit, console), (Exit::Code(0), format!("ready\r\n{line}")));
+    });
+}
+
+#[test]
+fn a_terminal_is_raw_while_the_guest_runs() {
+    test(&[Need::Kvm], |scratch| {
+        let configuration = json!({ "boot-source": boot_source(scratch, guest::ECHO, Protocol::Pvh), "drives": [] });
+        let configuration = scratch.file("configuration", configuration.to_string());
+        let terminal = Terminal::open((24, 80));
+        let before = terminal.settings();
+        let mut command = Command::new(program("stockade-vmm"));
+        let mut session = terminal.start(command.args(["--no-api", "--config-file"]).arg(configuration));
+        terminal.screen().wait_for("ready");
+        assert!(!terminal.settings().local_flags.intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG));
+        // The second character would interrupt the vmm.
+        terminal.type_in("a\x03b\n");
+        assert_eq!(session.wait(), Exit::Code(0));
+        terminal.screen().wait_for("a\x03b\n");
+        assert_eq!(terminal.settings(), before);
     });
 }
 

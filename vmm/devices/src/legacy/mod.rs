@@ -9,6 +9,7 @@ mod output_ring;
 pub mod power;
 pub mod pvpanic;
 pub mod serial;
+mod terminal;
 
 pub use boot_timer::BootTimer;
 pub use console::Console;
