@@ -11,6 +11,8 @@ use std::path::{Component, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use stockade_confinement::Layer;
+
 /// Version of [`Plan`] and of the messages in [`warden`](crate::warden).
 pub const VERSION: u32 = 1;
 /// Group of wardens, which may remove what is in the folders that belong to it: their machines' folders and control groups.
@@ -175,56 +177,6 @@ pub struct Limits {
     pub cpu_percent: u32,
 }
 
-/// A layer of the jail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Layer {
-    /// Limits on memory, processor time and processes.
-    Cgroup,
-    /// Mount, PID, network, IPC, UTS and cgroup namespaces.
-    Namespaces,
-    /// An empty, read-only root directory.
-    Root,
-    /// No file system right, no TCP port, no signal or abstract socket out of the jail.
-    Landlock,
-    /// A user id of its own.
-    Uid,
-    /// No capability in any set, and none to be had.
-    Capabilities,
-    /// Resource limits: no core dump, few descriptors, no locked memory.
-    ResourceLimits,
-    /// System call filters, from the launch filter to each thread's own.
-    Seccomp,
-}
-
-impl Layer {
-    /// Every layer, in the order in which the jailer puts them on.
-    pub const ALL: [Self; 8] = [
-        Self::Cgroup,
-        Self::Namespaces,
-        Self::Root,
-        Self::ResourceLimits,
-        Self::Capabilities,
-        Self::Uid,
-        Self::Landlock,
-        Self::Seccomp,
-    ];
-
-    /// Its name, as in a plan and on a command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Cgroup => "cgroup",
-            Self::Namespaces => "namespaces",
-            Self::Root => "root",
-            Self::Landlock => "landlock",
-            Self::Uid => "uid",
-            Self::Capabilities => "capabilities",
-            Self::ResourceLimits => "resource-limits",
-            Self::Seccomp => "seccomp",
-        }
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use std::io::{Seek, Write};
@@ -247,13 +199,6 @@ pub(crate) mod tests {
             console_ring_bytes: 4096,
             limits: Limits { memory_bytes: 1 << 28, processes: 16, cpu_percent: 100 },
             without: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn names_of_layers_are_those_of_plans() {
-        for layer in Layer::ALL {
-            assert_eq!(serde_json::to_value(layer).unwrap(), layer.name());
         }
     }
 

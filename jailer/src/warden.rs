@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use stockade_confinement::LayerReport;
+
 use crate::plan::Layer;
 
 /// Most bytes in one packet.
@@ -50,18 +52,6 @@ pub enum Event {
         /// What could not be removed, and why. Empty if all is well.
         left_behind: Vec<String>,
     },
-}
-
-/// What became of a layer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LayerReport {
-    /// The layer.
-    pub layer: Layer,
-    /// Whether it is in force; otherwise it was given up by name.
-    pub enforced: bool,
-    /// What exactly is in force, in words: the Landlock ABI, the cgroup's path and version, the user id.
-    pub detail: String,
 }
 
 /// How a process ended.
