@@ -3,8 +3,9 @@
 //! The folders belong to the machine's user id, and their parent to the group of wardens, so that a warden without any
 //! capability can remove them.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,9 @@ use crate::plan::{Limits, WARDEN_GID};
 const ROOT: &str = "/sys/fs/cgroup";
 const PARENT: &str = "stockade";
 const PROCESSES: &str = "cgroup.procs";
+/// Threads, in version 1: a process with one thread moves itself by it at once. For `cgroup.procs`, which moves all threads of any
+/// process, the kernel waits ten milliseconds for everybody who forks.
+const THREADS: &str = "tasks";
 /// Microseconds in which a share of processor time is given out (cpu.cfs_period_us).
 const CPU_PERIOD_US: u64 = 100_000;
 
@@ -42,6 +46,8 @@ impl Controller {
 pub struct Cgroup {
     folders: Vec<Folder>,
     version: u8,
+    /// The folder of version 2.
+    unified: Option<OwnedFd>,
     limits: Limits,
 }
 
@@ -53,7 +59,8 @@ impl Cgroup {
     pub fn create(name: &str, owner: u32, limits: &Limits) -> io::Result<Self> {
         let unified = Path::new(ROOT).join("cgroup.controllers").exists();
         expect_controllers(unified)?;
-        let mut cgroup = Self { folders: Vec::new(), version: if unified { 2 } else { 1 }, limits: limits.clone() };
+        let version = if unified { 2 } else { 1 };
+        let mut cgroup = Self { folders: Vec::new(), version, unified: None, limits: limits.clone() };
         let made =
             if unified { cgroup.create_unified(name, owner, limits) } else { cgroup.create_v1(name, owner, limits) };
         if made.is_err() {
@@ -75,12 +82,20 @@ impl Cgroup {
         &self.folders
     }
 
-    /// Moves the calling process into it.
+    /// Where a process has to be born to be in it, in version 2.
+    pub fn birthplace(&self) -> Option<BorrowedFd<'_>> {
+        self.unified.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Moves the calling process, which has one thread, into it, unless that is a matter of [birth](Self::birthplace).
     ///
     /// # Errors
-    /// As writing `cgroup.procs`.
+    /// As writing `tasks`.
     pub fn join(&self) -> io::Result<()> {
-        self.folders.iter().try_for_each(|folder| write(folder.path(), PROCESSES, "0"))
+        if self.unified.is_some() {
+            return Ok(());
+        }
+        self.folders.iter().try_for_each(|folder| write(folder.path(), THREADS, "0"))
     }
 
     /// Removes the folders. Returns what could not be removed, in words.
@@ -117,7 +132,9 @@ impl Cgroup {
         write(&folder, "memory.max", &limits.memory_bytes.to_string())?;
         optional(write(&folder, "memory.swap.max", "0"))?;
         write(&folder, "cpu.max", &format!("{} {CPU_PERIOD_US}", quota_us(limits)))?;
-        write(&folder, "pids.max", &limits.processes.to_string())
+        write(&folder, "pids.max", &limits.processes.to_string())?;
+        self.unified = Some(File::open(&folder)?.into());
+        Ok(())
     }
 
     fn make(&mut self, parent: &Path, name: &str, owner: u32) -> io::Result<PathBuf> {

@@ -86,7 +86,7 @@ fn start(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<Started, JailError> {
         unshare(CloneFlags::CLONE_NEWPID).layer(Layer::Namespaces, "make a PID namespace")?;
     }
     let (progress, progress_end) = io::pipe().step("make a pipe")?;
-    let child = match sys::split().step("fork")? {
+    let child = match sys::split(cgroup.and_then(Cgroup::birthplace)).step("fork")? {
         ForkResult::Child => {
             drop((console, lease, progress, ring, run_directory));
             become_vmm(plan, cgroup, &executable, &inherited, progress_end)

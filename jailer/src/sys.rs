@@ -2,9 +2,12 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::unistd::{ForkResult, fork};
+use nix::unistd::{ForkResult, Pid, fork};
+
+/// clone3(2): `cgroup` is a descriptor of the folder that the new process is born in.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
 /// Takes over a descriptor that this process inherited.
 ///
@@ -22,13 +25,37 @@ pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Splits this process in two.
+/// Splits this process in two. The new one is born in `cgroup` (version 2), if there is one: to move it there later takes the
+/// kernel ten milliseconds, in which it waits for everybody who forks.
 ///
 /// # Errors
-/// As fork(2).
-pub fn split() -> io::Result<ForkResult> {
-    // SAFETY: this process has a single thread, so no lock is held in the copy.
-    Ok(unsafe { fork() }?)
+/// As clone3(2).
+pub fn split(cgroup: Option<BorrowedFd<'_>>) -> io::Result<ForkResult> {
+    let Some(cgroup) = cgroup else {
+        // SAFETY: this process has a single thread, so no lock is held in the copy.
+        return Ok(unsafe { fork() }?);
+    };
+    let arguments = libc::clone_args {
+        flags: CLONE_INTO_CGROUP,
+        pidfd: 0,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD.unsigned_abs().into(),
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: cgroup.as_raw_fd().unsigned_abs().into(),
+    };
+    // SAFETY: the arguments are complete and live through the call, and without CLONE_VM nothing is shared. This process has a
+    // single thread, so no lock is held in the copy.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of_val(&arguments)) };
+    match i32::try_from(pid) {
+        Ok(0) => Ok(ForkResult::Child),
+        Ok(pid) if pid > 0 => Ok(ForkResult::Parent { child: Pid::from_raw(pid) }),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Closes every descriptor from `first` up when this process executes another program (close_range(2)).
@@ -56,4 +83,39 @@ pub fn lock_securebits() -> io::Result<()> {
     // SAFETY: PR_SET_SECUREBITS takes one number.
     let result = unsafe { libc::prctl(libc::PR_SET_SECUREBITS, bits, 0, 0, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::fd::AsFd;
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::sys::wait::waitpid;
+    use nix::unistd::pause;
+    use stockade_tests::Need;
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_born_in_a_control_group() {
+        stockade_tests::test(&[Need::Root, Need::Cgroup2], |_| {
+            let name = format!("stockade-split-{}", std::process::id());
+            let folder = stockade_tests::process::cgroup2().unwrap().join(&name);
+            fs::create_dir(&folder).unwrap();
+            let descriptor = fs::File::open(&folder).unwrap();
+            let child = match split(Some(descriptor.as_fd())).unwrap() {
+                // Does nothing that could need a lock of another thread's.
+                ForkResult::Child => loop {
+                    pause();
+                },
+                ForkResult::Parent { child } => child,
+            };
+            let groups = fs::read_to_string(format!("/proc/{child}/cgroup"));
+            kill(child, Signal::SIGKILL).unwrap();
+            waitpid(child, None).unwrap();
+            fs::remove_dir(&folder).unwrap();
+            assert!(groups.unwrap().lines().any(|line| line == format!("0::/{name}")));
+        });
+    }
 }

@@ -44,6 +44,8 @@ pub enum Need {
     Kvm,
     /// To be root: building jails, mounting.
     Root,
+    /// A mounted hierarchy of control groups, version 2, with or without controllers.
+    Cgroup2,
 }
 
 impl Need {
@@ -57,6 +59,7 @@ impl Need {
                 .err()
                 .map(|error| format!("needs /dev/kvm: {error}")),
             Self::Root => (!nix::unistd::geteuid().is_root()).then(|| "needs root".into()),
+            Self::Cgroup2 => process::cgroup2().is_none().then(|| "needs control groups, version 2".into()),
         }
     }
 }

@@ -27,6 +27,16 @@ pub fn link(pid: i32, name: &str) -> PathBuf {
     std::fs::read_link(format!("/proc/{pid}/{name}")).unwrap_or_else(|error| panic!("/proc/{pid}/{name}: {error}"))
 }
 
+/// Where control groups of version 2 are mounted, if they are.
+pub fn cgroup2() -> Option<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/mounts").expect("read the mounts");
+    let mut fields = mounts.lines().map(|line| line.split(' '));
+    fields.find_map(|mut mount| {
+        let (_, folder, kind) = (mount.next()?, mount.next()?, mount.next()?);
+        (kind == "cgroup2").then(|| folder.into())
+    })
+}
+
 /// Open descriptors of the process: number and what they lead to.
 pub fn descriptors(pid: i32) -> Vec<(i32, String)> {
     std::fs::read_dir(format!("/proc/{pid}/fd"))
