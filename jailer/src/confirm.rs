@@ -1,90 +1,101 @@
 //! Reads back from the kernel what is in force on the vmm, so that a report says what is and not what was meant.
 
-use std::collections::HashMap;
+use std::fmt::Debug;
 use std::fs;
 use std::io;
 
 use nix::unistd::Pid;
+use stockade_confinement::{Capabilities, Ids, Seccomp, Status};
 
 use crate::error::{JailError, Step};
 use crate::plan::{Layer, Plan};
-
-/// The fields of `/proc/PID/status` (proc_pid_status(5)), each with its words one space apart.
-struct Status(HashMap<String, String>);
-
-impl Status {
-    fn parse(text: &str) -> Self {
-        let fields = text.lines().filter_map(|line| line.split_once(':'));
-        let joined = |words: &str| words.split_whitespace().collect::<Vec<_>>().join(" ");
-        Self(fields.map(|(name, words)| (name.to_owned(), joined(words))).collect())
-    }
-
-    fn expect(&self, name: &str, expected: &str) -> io::Result<()> {
-        let found = self.0.get(name).map_or("not there", String::as_str);
-        let differs =
-            || io::Error::other(format!("the kernel says that {name} is {found}, which has to be {expected}"));
-        (found == expected).then_some(()).ok_or_else(differs)
-    }
-}
 
 /// Compares what the vmm `child` was to be with what it is.
 ///
 /// # Errors
 /// It is something else.
 pub(crate) fn confirm(child: Pid, plan: &Plan) -> Result<(), JailError> {
-    let text = fs::read_to_string(format!("/proc/{child}/status")).step("read the vmm's status")?;
-    check(&Status::parse(&text), plan)
+    const READ: &str = "read the vmm's status";
+    let text = fs::read_to_string(format!("/proc/{child}/status")).step(READ)?;
+    check(&Status::parse(&text).map_err(io::Error::other).step(READ)?, plan)
 }
 
 fn check(status: &Status, plan: &Plan) -> Result<(), JailError> {
-    status.expect("NoNewPrivs", "1").step("confirm that the vmm gains no privilege")?;
+    expect("no_new_privs", &status.no_new_privs, &true).step("confirm that the vmm gains no privilege")?;
     if plan.wants(Layer::Uid) {
-        let user = vec![plan.uid.to_string(); 4].join(" ");
-        status.expect("Uid", &user).layer(Layer::Uid, "confirm the vmm's user")?;
-        status.expect("Gid", &user).layer(Layer::Uid, "confirm the vmm's group")?;
-        status.expect("Groups", "").layer(Layer::Uid, "confirm the vmm's groups")?;
+        let ids = Ids::all(plan.uid);
+        expect("the user", &status.uid, &ids).layer(Layer::Uid, "confirm the vmm's user")?;
+        expect("the group", &status.gid, &ids).layer(Layer::Uid, "confirm the vmm's group")?;
+        expect("the list of groups", &status.groups, &Vec::new()).layer(Layer::Uid, "confirm the vmm's groups")?;
     }
     if plan.wants(Layer::Capabilities) {
-        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-            let empty = status.expect(set, "0000000000000000");
-            empty.layer(Layer::Capabilities, "confirm the vmm's capabilities")?;
-        }
+        let none = expect("the capabilities", &status.capabilities, &Capabilities::default());
+        none.layer(Layer::Capabilities, "confirm the vmm's capabilities")?;
     }
-    // What a process shows that its filter has killed already.
-    let is_violated = status.expect("Seccomp", "3").is_ok();
-    if plan.wants(Layer::Seccomp) && !is_violated {
-        status.expect("Seccomp", "2").layer(Layer::Seccomp, "confirm the vmm's filter")?;
+    // A process that its filter has killed already had one.
+    if plan.wants(Layer::Seccomp) && status.seccomp != Seccomp::Violated {
+        expect("the mode of seccomp", &status.seccomp, &Seccomp::Filter)
+            .layer(Layer::Seccomp, "confirm the vmm's filter")?;
     }
     Ok(())
 }
 
+fn expect<T: Debug + PartialEq>(what: &str, found: &T, expected: &T) -> io::Result<()> {
+    let differs =
+        || io::Error::other(format!("the kernel says that {what} is {found:?}, which has to be {expected:?}"));
+    (found == expected).then_some(()).ok_or_else(differs)
+}
+
 #[cfg(test)]
 mod tests {
+    use stockade_confinement::CapabilitySet;
+
     use super::*;
     use crate::plan::tests::plan;
 
-    fn status(change: (&str, &str)) -> Status {
-        let text = "Name:\tx\nUid:\t1879048193\t1879048193\t1879048193\t1879048193\nGid:\t1879048193\t1879048193\t1879048193\t\
-            1879048193\nGroups:\t \nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t\
-            0000000000000000\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n";
-        let mut status = Status::parse(text);
-        status.0.insert(change.0.to_owned(), change.1.to_owned());
-        status
+    fn status() -> Status {
+        Status {
+            name: "stockade-vmm".into(),
+            state: 'R',
+            uid: Ids::all(plan().uid),
+            gid: Ids::all(plan().uid),
+            groups: Vec::new(),
+            capabilities: Capabilities::default(),
+            no_new_privs: true,
+            seccomp: Seccomp::Filter,
+            seccomp_filters: Some(1),
+        }
     }
 
     #[test]
     fn what_differs_stops_the_jail() {
-        check(&status(("Name", "y")), &plan()).unwrap();
-        for (field, layer) in [
-            ("Uid", Some(Layer::Uid)),
-            ("Groups", Some(Layer::Uid)),
-            ("CapBnd", Some(Layer::Capabilities)),
-            ("NoNewPrivs", None),
-            ("Seccomp", Some(Layer::Seccomp)),
-        ] {
-            let error = check(&status((field, "0")), &plan()).unwrap_err();
+        check(&status(), &plan()).unwrap();
+        type Change = fn(&mut Status);
+        let bad: [(&str, Option<Layer>, Change); 7] = [
+            ("no_new_privs", None, |status| status.no_new_privs = false),
+            ("user", Some(Layer::Uid), |status| status.uid.saved = 0),
+            ("group", Some(Layer::Uid), |status| status.gid.file_system = 0),
+            ("groups", Some(Layer::Uid), |status| status.groups.push(4)),
+            ("capabilities", Some(Layer::Capabilities), |status| status.capabilities.bounding = CapabilitySet(1)),
+            ("seccomp", Some(Layer::Seccomp), |status| status.seccomp = Seccomp::Off),
+            ("seccomp", Some(Layer::Seccomp), |status| status.seccomp = Seccomp::Strict),
+        ];
+        for (word, layer, change) in bad {
+            let mut status = status();
+            change(&mut status);
+            let error = check(&status, &plan()).unwrap_err();
             assert_eq!(error.layer, layer);
-            assert!(error.explain().contains(field), "{}", error.explain());
+            assert!(error.explain().contains(word), "{}", error.explain());
         }
+    }
+
+    #[test]
+    fn layers_that_were_given_up_are_not_expected() {
+        let mut plan = plan();
+        plan.without = vec![Layer::Uid, Layer::Capabilities, Layer::Seccomp];
+        let capabilities = Capabilities { effective: CapabilitySet(1), ..Capabilities::default() };
+        let loose = Status { uid: Ids::all(0), seccomp: Seccomp::Off, capabilities, ..status() };
+        check(&loose, &plan).unwrap();
+        check(&Status { seccomp: Seccomp::Violated, ..status() }, &crate::plan::tests::plan()).unwrap();
     }
 }

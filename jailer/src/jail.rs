@@ -24,15 +24,13 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, chdir, execveat, pivot_root, setgroups, sethostname, setresgid, setresuid, setsid};
+use stockade_confinement::MOST_DESCRIPTORS;
 
 use crate::cgroup::Cgroup;
 use crate::error::{JailError, Step};
 use crate::plan::{Layer, Plan};
 use crate::warden::LayerReport;
 use crate::{sys, unveil};
-
-/// Most descriptors of a vmm: its own, and one for each connection over vsock.
-const DESCRIPTORS: u64 = 4096;
 
 /// Root, and where the jailer was started.
 #[derive(Debug)]
@@ -148,7 +146,7 @@ impl<'a> Jail<'a, Rooted> {
             set_resource_limits(plan).layer(Layer::ResourceLimits, "set resource limits")?;
             let processes = most_processes(plan);
             Ok(format!(
-                "no core dump, {DESCRIPTORS} descriptors, {processes} processes, no locked memory, no message queues"
+                "no core dump, {MOST_DESCRIPTORS} descriptors, {processes} processes, no locked memory, no message queues"
             ))
         })?;
         Ok(self.next())
@@ -234,7 +232,7 @@ impl Jail<'_, Unveiled> {
 pub(crate) fn set_resource_limits(plan: &Plan) -> io::Result<()> {
     let limits = [
         (Resource::RLIMIT_CORE, 0),
-        (Resource::RLIMIT_NOFILE, DESCRIPTORS),
+        (Resource::RLIMIT_NOFILE, MOST_DESCRIPTORS),
         (Resource::RLIMIT_NPROC, most_processes(plan)),
         (Resource::RLIMIT_MEMLOCK, 0),
         (Resource::RLIMIT_MSGQUEUE, 0),

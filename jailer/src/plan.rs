@@ -11,7 +11,7 @@ use std::path::{Component, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use stockade_confinement::Layer;
+pub use stockade_confinement::{Layer, Limits};
 
 /// Version of [`Plan`] and of the messages in [`warden`](crate::warden).
 pub const VERSION: u32 = 1;
@@ -163,18 +163,6 @@ impl Plan {
 
 fn bad(field: &'static str, value: impl Display, remedy: &'static str) -> Result<(), PlanError> {
     Err(PlanError::Field { field, value: value.to_string(), remedy })
-}
-
-/// Limits of the VM's cgroup and processes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Limits {
-    /// Memory of the whole vmm, guest memory included, bytes. Swap is not allowed on top.
-    pub memory_bytes: u64,
-    /// Threads and processes.
-    pub processes: u32,
-    /// Processor time in hundredths of one processor: 150 is one and a half.
-    pub cpu_percent: u32,
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! Sealed mode: one process becomes the vmm in its jail, the other its warden.
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{chown, fchown};
+use std::os::unix::fs::{OpenOptionsExt, chown, fchown};
 use std::path::Path;
 
 use nix::sched::{CloneFlags, unshare};
@@ -13,6 +14,7 @@ use nix::sys::wait::waitpid;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{ForkResult, Pid};
 use serde::{Deserialize, Serialize};
+use stockade_confinement::Record;
 
 use crate::cgroup::Cgroup;
 use crate::confirm::confirm;
@@ -98,6 +100,7 @@ fn start(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<Started, JailError> {
     let watched = Watch::new(child, console, ring, lease, run_directory).step("watch the vmm").and_then(|watch| {
         let confinement = await_confinement(progress)?;
         confirm(child, plan)?;
+        record(&watch, plan, &confinement).step("record what is in force")?;
         confine_warden(plan, cgroup)?;
         Ok(Started { watch, confinement })
     });
@@ -127,6 +130,22 @@ fn console_ring(plan: &Plan) -> io::Result<Ring> {
     // The supervisor made it for the leased user.
     chown(&plan.run_directory, Some(plan.owner()), Some(plan.owner()))?;
     Ok(ring)
+}
+
+/// Writes down for `stockade inspect` what is in force, where neither the vmm nor its warden can change it.
+fn record(watch: &Watch, plan: &Plan, layers: &[LayerReport]) -> io::Result<()> {
+    let record = Record {
+        id: plan.id.clone(),
+        pid: watch.pid(),
+        identity: stockade_confinement::identity(watch)?,
+        warden: Pid::this().as_raw(),
+        uid: plan.uid,
+        limits: plan.limits.clone(),
+        layers: layers.to_vec(),
+    };
+    let path = plan.run_directory.join(Record::FILE);
+    let mut file = File::options().write(true).create_new(true).mode(Record::MODE).open(path)?;
+    file.write_all(&serde_json::to_vec(&record)?)
 }
 
 /// The child's part, of which there is no return.

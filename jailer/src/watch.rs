@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -121,6 +121,13 @@ impl Watch {
         let mut left_behind = cgroup.map(Cgroup::remove).unwrap_or_default();
         left_behind.extend(self.run_directory.remove());
         left_behind
+    }
+}
+
+/// The vmm's process (pidfd_open(2)).
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.vmm.as_fd()
     }
 }
 

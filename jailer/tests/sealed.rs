@@ -17,6 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use stockade_confinement::{Confinement, Process, Record, State, Verdict, identity};
 use stockade_jailer::console::read_tail;
 use stockade_jailer::plan::{self, Layer, Limits, Plan, WARDEN_GID};
 use stockade_jailer::warden::{self, Event, LayerReport, MAX_PACKET_BYTES, ProcessEnd};
@@ -320,6 +321,53 @@ fn each_layer_can_be_given_up_by_name() {
         }
         assert_eq!(confinement.len(), Layer::ALL.len());
         assert_eq!(jail.ended().0, ProcessEnd::Exited(0), "{layer:?}");
+    }
+}
+
+/// What is to be said of a jail whose vmm is asleep.
+fn verdict(jail: &Jail) -> Verdict {
+    let record = Record::read(&jail.run_directory()).unwrap();
+    let process = Process::open(record.pid).unwrap();
+    assert_eq!(identity(process.descriptor().unwrap()).unwrap(), record.identity);
+    assert_eq!((record.uid, record.id.as_str(), record.warden), (jail.uid, jail.id.as_str(), jail.warden.id() as i32));
+    Verdict::on(&Confinement::read(&process).unwrap(), Some(&record))
+}
+
+fn state(verdict: &Verdict, layer: Layer) -> State {
+    verdict.layers.iter().find(|found| found.layer == layer).unwrap().state
+}
+
+/// Whoever looks at a jail sees what is in force, and what isn't.
+#[test]
+fn an_inspection_finds_each_layer_and_misses_the_one_that_was_given_up() {
+    let jail = Jail::build("sleep");
+    jail.confined();
+    let all = verdict(&jail);
+    for layer in Layer::ALL {
+        // The prisoner never asks for more filters than the first, as a vmm does.
+        let expected = if layer == Layer::Seccomp { State::Weak } else { State::On };
+        assert_eq!(state(&all, layer), expected, "{all:#?}");
+    }
+    jail.send(br#"{"command":"kill"}"#);
+    jail.ended();
+
+    for layer in Layer::ALL {
+        let jail = Jail::build_with("sleep", |plan| plan.without = vec![layer]);
+        jail.confined();
+        let verdict = verdict(&jail);
+        for other in Layer::ALL {
+            let state = state(&verdict, other);
+            // Nothing of these is left without them.
+            let is_off = matches!(other, Layer::Uid | Layer::Landlock | Layer::Seccomp | Layer::ResourceLimits);
+            match other == layer {
+                true if is_off => assert_eq!(state, State::Off, "{verdict:#?}"),
+                true => assert_ne!(state, State::On, "{verdict:#?}"),
+                false if other == Layer::Seccomp => assert_eq!(state, State::Weak, "{verdict:#?}"),
+                false => assert_eq!(state, State::On, "without {layer:?}: {verdict:#?}"),
+            }
+        }
+        jail.send(br#"{"command":"kill"}"#);
+        jail.ended();
     }
 }
 

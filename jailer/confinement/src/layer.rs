@@ -1,4 +1,4 @@
-//! The layers of a jail.
+//! The layers of a jail, as jailer, supervisor and whoever looks at them name them.
 
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +62,18 @@ pub struct LayerReport {
     pub enforced: bool,
     /// What exactly is in force, in words: the Landlock ABI, the cgroup's path and version, the user id.
     pub detail: String,
+}
+
+/// Limits of the VM's cgroup and processes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Memory of the whole vmm, guest memory included, bytes. Swap is not allowed on top.
+    pub memory_bytes: u64,
+    /// Threads and processes.
+    pub processes: u32,
+    /// Processor time in hundredths of one processor: 150 is one and a half.
+    pub cpu_percent: u32,
 }
 
 #[cfg(test)]

@@ -1,0 +1,160 @@
+//! What the jailer wrote down when a jail was complete: the only word on what the kernel shows nobody, Landlock above all.
+//!
+//! It is [`Record::FILE`] in the folder of the VM, belongs to root, and nobody may write it: neither the vmm nor its warden, whose
+//! the folder is, can reach it with their layers on, and one that isn't root's is not believed.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
+use serde::{Deserialize, Serialize};
+
+use crate::layer::{Layer, LayerReport, Limits};
+
+/// What the jailer recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Name of the VM.
+    pub id: String,
+    /// Process id of the vmm, for its warden.
+    pub pid: i32,
+    /// Number of the vmm in the kernel, which no later process has (see [`identity`]).
+    pub identity: u64,
+    /// Process id of the warden.
+    pub warden: i32,
+    /// User and group id that were leased for the VM.
+    pub uid: u32,
+    /// What the VM may use of the host.
+    pub limits: Limits,
+    /// What is in force.
+    pub layers: Vec<LayerReport>,
+}
+
+/// A record that can't be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// It can't be read.
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    /// Somebody else than the jailer may have written it.
+    #[error("it belongs to user {owner}, with mode {mode:o}, so that somebody else than root may have written it")]
+    Untrusted {
+        /// Whose it is.
+        owner: u32,
+        /// Who may do what with it.
+        mode: u32,
+    },
+    /// It is no record.
+    #[error("it is no record of this Stockade")]
+    Syntax(#[source] serde_json::Error),
+}
+
+impl Record {
+    /// Its name in a VM's folder.
+    pub const FILE: &str = "confinement.json";
+    /// Who may do what with it.
+    pub const MODE: u32 = 0o400;
+    /// Most bytes of a record.
+    const MAX_BYTES: u64 = 1 << 20;
+
+    /// Reads that of the VM whose folder this is.
+    ///
+    /// # Errors
+    /// There is none, or it is not to be believed.
+    pub fn read(folder: &Path) -> Result<Self, RecordError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = openat(CWD, folder.join(Self::FILE), flags, Mode::empty()).map_err(io::Error::from)?;
+        let file = File::from(file);
+        let metadata = file.metadata()?;
+        let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
+        if owner != 0 || mode & 0o222 != 0 || !metadata.is_file() {
+            return Err(RecordError::Untrusted { owner, mode });
+        }
+        let mut text = Vec::new();
+        file.take(Self::MAX_BYTES).read_to_end(&mut text)?;
+        if text.is_empty() {
+            // The jailer is about to write it.
+            return Err(RecordError::Read(io::ErrorKind::NotFound.into()));
+        }
+        serde_json::from_slice(&text).map_err(RecordError::Syntax)
+    }
+
+    /// What became of `layer`.
+    pub fn layer(&self, layer: Layer) -> Option<&LayerReport> {
+        self.layers.iter().find(|report| report.layer == layer)
+    }
+}
+
+/// The number that the kernel has for the process of this descriptor (pidfd_open(2)): from Linux 6.9 on another for each process
+/// until the host boots again, before that the same for all.
+///
+/// # Errors
+/// As fstat(2).
+pub fn identity(process: impl AsFd) -> io::Result<u64> {
+    Ok(fstat(process)?.st_ino)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::os::unix::fs::{PermissionsExt, chown};
+
+    use super::*;
+
+    /// Of a vmm with every layer.
+    pub(crate) fn record() -> Record {
+        Record {
+            id: "x".into(),
+            pid: 3171,
+            identity: 1,
+            warden: 3170,
+            uid: 0x7000_0001,
+            limits: Limits { memory_bytes: 1 << 28, processes: 17, cpu_percent: 150 },
+            layers: Layer::ALL
+                .map(|layer| LayerReport { layer, enforced: true, detail: "as the jailer says".into() })
+                .into(),
+        }
+    }
+
+    #[test]
+    fn only_the_jailer_is_believed() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(Record::FILE);
+        let text = serde_json::to_vec(&record()).unwrap();
+        assert!(
+            matches!(Record::read(folder.path()), Err(RecordError::Read(error)) if error.kind() == io::ErrorKind::NotFound)
+        );
+        let write = |text: &[u8], mode: u32, owner: u32| {
+            let _ = std::fs::remove_file(&path);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+            chown(&path, Some(owner), None).unwrap();
+        };
+        write(&text, Record::MODE, 0);
+        assert_eq!(Record::read(folder.path()).unwrap(), record());
+        write(&text, 0o400, 1000);
+        assert!(matches!(Record::read(folder.path()), Err(RecordError::Untrusted { owner: 1000, .. })));
+        write(&text, 0o602, 0);
+        assert!(matches!(Record::read(folder.path()), Err(RecordError::Untrusted { mode: 0o602, .. })));
+        write(b"", 0o400, 0);
+        assert!(matches!(Record::read(folder.path()), Err(RecordError::Read(_))));
+        write(b"{}", 0o400, 0);
+        assert!(matches!(Record::read(folder.path()), Err(RecordError::Syntax(_))));
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        assert!(matches!(Record::read(folder.path()), Err(RecordError::Read(_))));
+    }
+
+    #[test]
+    fn processes_have_numbers_of_their_own() {
+        let own = rustix::process::getpid();
+        let open = |pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+        assert_eq!(identity(open(own)).unwrap(), identity(open(own)).unwrap());
+    }
+}

@@ -1,0 +1,183 @@
+//! The verdict on a process's confinement: each layer, and all of them, in words that one can act on.
+//!
+//! What counts is what the kernel says. The jailer's record adds what was meant (which user, which limits), and is all there is on
+//! Landlock. A record alone never makes a layer good that the kernel says is not there.
+
+mod cgroup;
+mod identity;
+mod root;
+mod seccomp;
+
+use serde::Serialize;
+
+use crate::confinement::Confinement;
+use crate::layer::Layer;
+use crate::limits::MOST_DESCRIPTORS;
+use crate::namespaces::NamespaceKind;
+use crate::record::Record;
+
+/// What is to be said of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// Of all layers together.
+    pub state: State,
+    /// The same in words.
+    pub summary: String,
+    /// Of each.
+    pub layers: Vec<LayerVerdict>,
+}
+
+/// What is to be said of a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LayerVerdict {
+    /// Which.
+    pub layer: Layer,
+    /// Whether it is on.
+    pub state: State,
+    /// What is in force, or what is wrong.
+    pub text: String,
+}
+
+/// Whether a layer confines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// As meant.
+    On,
+    /// Only in part.
+    Weak,
+    /// Not at all.
+    Off,
+    /// The kernel does not say, and there is no record.
+    Unknown,
+}
+
+impl State {
+    /// Its name in a table.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Weak => "weak",
+            Self::Off => "OFF",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl Verdict {
+    /// Judges `confinement` by what the jailer recorded, if it did.
+    pub fn on(confinement: &Confinement, record: Option<&Record>) -> Self {
+        let judge = |layer| {
+            let Finding { state, text } = match layer {
+                Layer::Cgroup => cgroup::judge(&confinement.cgroups, record),
+                Layer::Namespaces => namespaces(confinement),
+                Layer::Root => root::judge(confinement),
+                Layer::ResourceLimits => resource_limits(confinement, record),
+                Layer::Capabilities => identity::judge_capabilities(&confinement.threads),
+                Layer::Uid => identity::judge_user(confinement, record),
+                Layer::Landlock => landlock(record),
+                Layer::Seccomp => seccomp::judge(&confinement.threads, record),
+            };
+            let given_up = state != State::On && record.is_some_and(|record| is_given_up(record, layer));
+            let text = if given_up { format!("given up when the VM was started; {text}") } else { text };
+            LayerVerdict { layer, state, text }
+        };
+        Self::of(Layer::ALL.map(judge).into())
+    }
+
+    /// Whether every layer is on.
+    pub fn is_confined(&self) -> bool {
+        self.state == State::On
+    }
+
+    fn of(layers: Vec<LayerVerdict>) -> Self {
+        let has = |state| layers.iter().any(|layer| layer.state == state);
+        let state = match () {
+            () if !has(State::On) => State::Off,
+            () if has(State::Off) || has(State::Weak) => State::Weak,
+            () if has(State::Unknown) => State::Unknown,
+            () => State::On,
+        };
+        let wrong: Vec<_> =
+            layers.iter().filter(|layer| layer.state != State::On).map(|layer| layer.layer.name()).collect();
+        let summary = match state {
+            State::On => "confined: every layer is on".to_owned(),
+            State::Off => "not confined: no layer is on".to_owned(),
+            State::Weak | State::Unknown => format!("not confined as meant: look at {}", wrong.join(", ")),
+        };
+        Self { state, summary, layers }
+    }
+}
+
+fn is_given_up(record: &Record, layer: Layer) -> bool {
+    record.layer(layer).is_some_and(|report| !report.enforced)
+}
+
+/// What was found about a layer.
+struct Finding {
+    state: State,
+    text: String,
+}
+
+impl Finding {
+    fn on(text: impl Into<String>) -> Self {
+        Self { state: State::On, text: text.into() }
+    }
+
+    fn off(text: impl Into<String>) -> Self {
+        Self { state: State::Off, text: text.into() }
+    }
+
+    /// On with this text if nothing is wrong, weak if something is.
+    fn weak_if(wrong: &[String], text: impl Into<String>) -> Self {
+        if wrong.is_empty() { Self::on(text) } else { Self { state: State::Weak, text: wrong.join("; ") } }
+    }
+}
+
+fn namespaces(confinement: &Confinement) -> Finding {
+    let expected = || NamespaceKind::ALL.into_iter().filter(|kind| kind.is_expected());
+    let (own, shared): (Vec<_>, Vec<_>) = expected().partition(|kind| confinement.namespaces.is_own(*kind));
+    let list = |kinds: Vec<NamespaceKind>| kinds.into_iter().map(NamespaceKind::name).collect::<Vec<_>>().join(", ");
+    if own.is_empty() {
+        return Finding::off("shares every namespace with the host");
+    }
+    let wrong: Vec<_> =
+        (!shared.is_empty()).then(|| format!("shares the host's {}", list(shared))).into_iter().collect();
+    Finding::weak_if(&wrong, format!("own {}", list(own)))
+}
+
+fn resource_limits(confinement: &Confinement, record: Option<&Record>) -> Finding {
+    // The warden is one of its user's, too.
+    let processes = record.map_or(MOST_DESCRIPTORS, |record| u64::from(record.limits.processes).saturating_add(1));
+    let expected = [
+        ("core file size", 0),
+        ("open files", MOST_DESCRIPTORS),
+        ("processes", processes),
+        ("locked memory", 0),
+        ("msgqueue size", 0),
+    ];
+    let of = |name| confinement.limits.hard(name);
+    let wrong: Vec<_> = expected
+        .iter()
+        .filter(|(name, most)| !of(name).is_at_most(*most))
+        .map(|(name, most)| format!("{name} is {}, not {most}", of(name)))
+        .collect();
+    if wrong.len() == expected.len() {
+        return Finding::off(wrong.join("; "));
+    }
+    Finding::weak_if(
+        &wrong,
+        format!("no core dump, {} descriptors, {} processes, no locked memory", of("open files"), of("processes")),
+    )
+}
+
+fn landlock(record: Option<&Record>) -> Finding {
+    match record.and_then(|record| record.layer(Layer::Landlock)) {
+        Some(report) if report.enforced => Finding::on(format!("recorded by the jailer: {}", report.detail)),
+        Some(_) => Finding::off("nothing is hidden by Landlock"),
+        None => Finding {
+            state: State::Unknown,
+            text: "no record: the kernel shows nobody what Landlock enforces".to_owned(),
+        },
+    }
+}
