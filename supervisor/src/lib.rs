@@ -1,12 +1,13 @@
 //! Prepares, starts, watches and cleans up virtual machines.
 //!
-//! [`run`] is the story of one command in one virtual machine; everything else is what that needs.
+//! [`run`] is the story of one command in one virtual machine; [`inspection`] looks at what came of it; everything else is what these need.
 
 #![forbid(unsafe_code)]
 
 pub mod client;
 pub mod config;
 pub mod images;
+pub mod inspection;
 pub mod installation;
 pub mod machine;
 pub mod phases;

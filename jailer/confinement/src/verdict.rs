@@ -7,6 +7,8 @@ mod cgroup;
 mod identity;
 mod root;
 mod seccomp;
+#[cfg(test)]
+mod tests;
 
 use serde::Serialize;
 

@@ -6,6 +6,7 @@
 mod copies;
 mod deaths;
 mod exit_codes;
+mod inspect;
 mod options;
 mod rootfs;
 mod stockade;

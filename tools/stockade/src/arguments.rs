@@ -26,6 +26,10 @@ pub enum Verb {
     /// Runs a command in a virtual machine of its own, of which nothing is left afterwards
     #[command(after_help = EXIT_CODES)]
     Run(Box<RunArguments>),
+
+    /// Shows what confines a virtual machine or any process: each layer, read back from the kernel
+    #[command(after_help = INSPECT_EXIT_CODES)]
+    Inspect(InspectArguments),
 }
 
 const EXIT_CODES: &str = "\
@@ -43,6 +47,32 @@ Examples:
   stockade run -t
   stockade run --rootfs debian.ext4:rw --memory 1G -- apt-get update
   stockade run --copy-in src:/src --copy-out /src/out:out --workdir /src -- make";
+
+const INSPECT_EXIT_CODES: &str = "\
+Exit code:
+  0      every layer is on, as the jailer meant it
+  3      a layer is weak, off, or not known to be on
+  125    stockade itself failed: there is no such virtual machine or process, or it can't be looked at
+
+What the kernel shows of no other process is what the jailer recorded: Landlock. A process that is in no jail of
+Stockade's has no record.
+
+Examples:
+  stockade inspect build-17
+  stockade inspect $(pidof firecracker)
+  stockade inspect --json build-17 | jq .verdict.layers";
+
+/// Options of `stockade inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArguments {
+    /// Name of a virtual machine that `stockade run --name` started, or the number of any process
+    #[arg(value_name = "VM|PID")]
+    pub subject: String,
+
+    /// Print everything that was found, as JSON
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Options of `stockade run`.
 #[derive(Debug, Args)]
@@ -148,8 +178,10 @@ mod tests {
 
     fn run(arguments: &[&str]) -> Result<RunArguments, String> {
         let line = ["stockade", "run"].iter().chain(arguments);
-        let Arguments { verb: Verb::Run(run) } = Arguments::try_parse_from(line).map_err(|error| error.to_string())?;
-        Ok(*run)
+        match Arguments::try_parse_from(line).map_err(|error| error.to_string())?.verb {
+            Verb::Run(run) => Ok(*run),
+            other => Err(format!("{other:?}")),
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod inspect;
 mod progress;
 mod run;
 mod signals;
@@ -29,8 +30,10 @@ fn main() -> ExitCode {
             return if error.use_stderr() { Outcome::FAILED.into() } else { ExitCode::SUCCESS };
         }
     };
-    let Verb::Run(arguments) = arguments.verb;
-    ExitCode::from(run::execute(*arguments))
+    ExitCode::from(match arguments.verb {
+        Verb::Run(arguments) => run::execute(*arguments),
+        Verb::Inspect(arguments) => inspect::execute(&arguments),
+    })
 }
 
 /// A panic ends this program as an error of Stockade's own, and not with a raw terminal.

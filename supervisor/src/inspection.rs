@@ -1,0 +1,236 @@
+//! Looks at the confinement of a virtual machine's vmm, or of any other process.
+
+use std::io;
+use std::path::Path;
+
+use serde::Serialize;
+use stockade_confinement::{Confinement, Process, ReadError, Record, RecordError, Verdict, identity};
+
+use crate::machine::lease::State;
+
+/// What was found.
+#[derive(Debug, Serialize)]
+pub struct Inspection {
+    /// Name of the virtual machine; none if the process is none's.
+    pub vm: Option<String>,
+    /// What is to be said of it.
+    pub verdict: Verdict,
+    /// What the jailer recorded; none if the process is in no jail of Stockade's.
+    pub record: Option<Record>,
+    /// What the kernel says.
+    pub process: Confinement,
+}
+
+/// Nothing could be found out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InspectionError {
+    /// It is neither a virtual machine nor a number.
+    #[error("{name:?}: there is no virtual machine of this name; {}", there_are(known))]
+    NoSuchMachine {
+        /// What was asked for.
+        name: String,
+        /// Which there are.
+        known: Vec<String>,
+    },
+    /// It has a folder, but no vmm was confined for it.
+    #[error("{0}: its jail is not complete yet; try again, or name the process by its number")]
+    Incomplete(String),
+    /// Its vmm is not there any more.
+    #[error("{0}: it has ended; its folder goes with the next `stockade run`")]
+    Ended(String),
+    /// The jailer's record can't be used.
+    #[error("{name}: the jailer's record")]
+    Record {
+        /// Of which virtual machine.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: RecordError,
+    },
+    /// The folders of virtual machines are root's.
+    #[error("look for virtual machines in {folder}: run as root")]
+    NotPermitted {
+        /// Where.
+        folder: String,
+    },
+    /// The process can't be looked at.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+fn there_are(known: &[String]) -> String {
+    if known.is_empty() { "none runs".to_owned() } else { format!("there are: {}", known.join(", ")) }
+}
+
+/// Looks at `subject`: the name of a virtual machine that `stockade run` started, or the number of a process.
+///
+/// # Errors
+/// There is none, or it can't be looked at.
+pub fn inspect(subject: &str) -> Result<Inspection, InspectionError> {
+    inspect_among(&State::default().machines(), subject)
+}
+
+fn inspect_among(machines: &Path, subject: &str) -> Result<Inspection, InspectionError> {
+    let (process, record) = match (find(machines, subject)?, subject.parse()) {
+        (Some(record), _) => {
+            let process = process_of(&record).ok_or_else(|| InspectionError::Ended(subject.to_owned()))?;
+            (process, Some(record))
+        }
+        (None, Ok(pid)) => {
+            let process = Process::open(pid)?;
+            let record = record_of(machines, &process);
+            (process, record)
+        }
+        (None, Err(_)) => {
+            let known = names(machines);
+            return Err(InspectionError::NoSuchMachine { name: subject.to_owned(), known });
+        }
+    };
+    let process = Confinement::read(&process)?;
+    let verdict = Verdict::on(&process, record.as_ref());
+    Ok(Inspection { vm: record.as_ref().map(|record| record.id.clone()), verdict, record, process })
+}
+
+/// The record of the virtual machine of this name, if there is such a machine.
+fn find(machines: &Path, name: &str) -> Result<Option<Record>, InspectionError> {
+    let is_name = name.parse::<crate::request::VmName>().is_ok();
+    let folder = machines.join(name);
+    if !is_name {
+        return Ok(None);
+    }
+    match std::fs::symlink_metadata(&folder) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && name.parse::<i32>().is_err() => {
+            return Err(InspectionError::NotPermitted { folder: machines.display().to_string() });
+        }
+        Err(_) => return Ok(None),
+    }
+    match Record::read(&folder) {
+        Ok(record) => Ok(Some(record)),
+        Err(RecordError::Read(error)) if error.kind() == io::ErrorKind::NotFound => {
+            Err(InspectionError::Incomplete(name.to_owned()))
+        }
+        Err(source) => Err(InspectionError::Record { name: name.to_owned(), source }),
+    }
+}
+
+/// The vmm that a record is about, if it is still there.
+fn process_of(record: &Record) -> Option<Process> {
+    Process::open(record.pid).ok().filter(|process| is_of(record, process))
+}
+
+fn is_of(record: &Record, process: &Process) -> bool {
+    let found = process.descriptor().ok().and_then(|descriptor| identity(descriptor).ok());
+    record.pid == process.pid() && found == Some(record.identity)
+}
+
+/// The record that is about `process`, if it is a vmm's.
+fn record_of(machines: &Path, process: &Process) -> Option<Record> {
+    let records = names(machines).into_iter().filter_map(|name| Record::read(&machines.join(name)).ok());
+    records.into_iter().find(|record| is_of(record, process))
+}
+
+/// Names of the virtual machines that have a folder.
+fn names(machines: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(machines).into_iter().flatten().filter_map(Result::ok);
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort_unstable();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::path::PathBuf;
+
+    use stockade_confinement::{Layer, LayerReport, Limits, State};
+
+    use super::*;
+    use crate::text::chain;
+
+    /// Folders of machines, in which nothing is.
+    fn machines() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_owned();
+        (folder, path)
+    }
+
+    /// The record of a machine whose vmm is this test.
+    fn record() -> Record {
+        let pid = std::process::id().try_into().unwrap();
+        let layers = vec![LayerReport { layer: Layer::Landlock, enforced: true, detail: "ABI 6".into() }];
+        Record {
+            id: "one".into(),
+            pid,
+            identity: identity(Process::open(pid).unwrap().descriptor().unwrap()).unwrap(),
+            warden: 1,
+            uid: 1,
+            limits: Limits { memory_bytes: 1, processes: 1, cpu_percent: 1 },
+            layers,
+        }
+    }
+
+    fn write(machines: &Path, record: &Record) {
+        let folder = machines.join(&record.id);
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir(&folder).unwrap();
+        let mut options = std::fs::File::options();
+        let file = options.write(true).create_new(true).mode(Record::MODE).open(folder.join(Record::FILE)).unwrap();
+        serde_json::to_writer(file, record).unwrap();
+    }
+
+    fn failure(machines: &Path, subject: &str) -> String {
+        chain(&inspect_among(machines, subject).unwrap_err())
+    }
+
+    #[test]
+    fn what_is_not_there_is_named_with_what_is() {
+        let (_folder, machines) = machines();
+        assert_eq!(failure(&machines, "one"), "\"one\": there is no virtual machine of this name; none runs");
+        std::fs::create_dir(machines.join("one")).unwrap();
+        std::fs::create_dir(machines.join("two")).unwrap();
+        assert!(failure(&machines, "three").ends_with("; there are: one, two"));
+        assert!(failure(&machines, "../one").contains("no virtual machine"));
+        assert!(failure(&machines, "one").starts_with("one: its jail is not complete yet"));
+        assert_eq!(failure(&machines, "2147483647"), "process 2147483647: there is no such process");
+    }
+
+    #[test]
+    fn a_process_is_found_by_name_and_by_number() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let (_folder, machines) = machines();
+        let record = record();
+        let number = record.pid.to_string();
+        let landlock = |inspection: &Inspection| {
+            let found = inspection.verdict.layers.iter().find(|layer| layer.layer == Layer::Landlock);
+            found.map(|found| found.state)
+        };
+        let alone = inspect_among(&machines, &number).unwrap();
+        assert_eq!((&alone.vm, landlock(&alone)), (&None, Some(State::Unknown)));
+        write(&machines, &record);
+        for subject in ["one", &number] {
+            let inspection = inspect_among(&machines, subject).unwrap();
+            assert_eq!(inspection.vm.as_deref(), Some("one"));
+            assert_eq!(landlock(&inspection), Some(State::On));
+            assert!(!inspection.verdict.is_confined());
+        }
+    }
+
+    #[test]
+    fn a_record_of_a_process_that_has_ended_is_nobodys() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let (_folder, machines) = machines();
+        let record = record();
+        // Another process of the same number, as this test is.
+        write(&machines, &Record { identity: record.identity + 1, ..record.clone() });
+        assert!(failure(&machines, "one").starts_with("one: it has ended"));
+        assert_eq!(inspect_among(&machines, &record.pid.to_string()).unwrap().vm, None);
+        write(&machines, &Record { pid: i32::MAX, ..record });
+        assert!(failure(&machines, "one").starts_with("one: it has ended"));
+    }
+}
