@@ -23,7 +23,8 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
-use nix::unistd::{Gid, Uid, chdir, execveat, pivot_root, setgroups, sethostname, setresgid, setresuid, setsid};
+use nix::unistd::{chdir, execveat, pivot_root, sethostname, setsid};
+use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use stockade_confinement::MOST_DESCRIPTORS;
 
 use crate::cgroup::Cgroup;
@@ -164,7 +165,7 @@ impl<'a> Jail<'a, Limited> {
             Ok("every set empty, securebits locked".to_owned())
         })?;
         self.layer(Layer::Uid, |plan| {
-            become_user(plan.uid, &[]).layer(Layer::Uid, format!("become user {}", plan.uid))?;
+            become_user(plan.uid, plan.uid, &[]).layer(Layer::Uid, format!("become user {}", plan.uid))?;
             Ok(format!("user and group {}", plan.uid))
         })?;
         if self.plan.wants(Layer::Capabilities) {
@@ -230,10 +231,15 @@ impl Jail<'_, Unveiled> {
 
 /// Sets the limits that vmm and warden share.
 pub(crate) fn set_resource_limits(plan: &Plan) -> io::Result<()> {
+    limit_resources(MOST_DESCRIPTORS, most_processes(plan))
+}
+
+/// Limits descriptors and processes, and forbids core dumps, locked memory and message queues.
+pub(crate) fn limit_resources(descriptors: u64, processes: u64) -> io::Result<()> {
     let limits = [
         (Resource::RLIMIT_CORE, 0),
-        (Resource::RLIMIT_NOFILE, MOST_DESCRIPTORS),
-        (Resource::RLIMIT_NPROC, most_processes(plan)),
+        (Resource::RLIMIT_NOFILE, descriptors),
+        (Resource::RLIMIT_NPROC, processes),
         (Resource::RLIMIT_MEMLOCK, 0),
         (Resource::RLIMIT_MSGQUEUE, 0),
     ];
@@ -261,11 +267,11 @@ pub(crate) fn give_up_capabilities() -> io::Result<()> {
     Ok(())
 }
 
-/// Becomes user and group `uid`, with these groups beside.
-pub(crate) fn become_user(uid: u32, groups: &[u32]) -> io::Result<()> {
+/// Has the calling thread become user `uid` and group `gid`, with these groups beside.
+pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
-    let (user, group) = (Uid::from_raw(uid), Gid::from_raw(uid));
-    setgroups(&groups)?;
-    setresgid(group, group, group)?;
-    Ok(setresuid(user, user, user)?)
+    let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    set_thread_groups(&groups)?;
+    set_thread_res_gid(group, group, group)?;
+    Ok(set_thread_res_uid(user, user, user)?)
 }

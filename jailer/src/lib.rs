@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod cgroup;
+pub mod compatible;
 mod confirm;
 pub mod console;
 pub mod control;

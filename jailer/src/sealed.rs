@@ -208,7 +208,7 @@ fn confine_warden(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<(), JailError>
         jail::forbid_capabilities().layer(Layer::Capabilities, "empty the warden's capability sets")?;
     }
     if plan.wants(Layer::Uid) {
-        jail::become_user(plan.uid, &[WARDEN_GID]).layer(Layer::Uid, "make the warden another user")?;
+        jail::become_user(plan.uid, plan.uid, &[WARDEN_GID]).layer(Layer::Uid, "make the warden another user")?;
     }
     if plan.wants(Layer::Capabilities) {
         jail::give_up_capabilities().layer(Layer::Capabilities, "give up the warden's capabilities")?;

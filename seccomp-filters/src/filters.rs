@@ -10,6 +10,7 @@ include!(concat!(env!("OUT_DIR"), "/filters.rs"));
 pub(crate) const fn of(role: Role) -> &'static [sock_filter] {
     match role {
         Role::Launch => LAUNCH,
+        Role::LaunchCompatible => LAUNCH_COMPATIBLE,
         Role::VmmConfigureSealed => VMM_CONFIGURE_SEALED,
         Role::VmmConfigure => VMM_CONFIGURE,
         Role::VmmRunSealed => VMM_RUN_SEALED,

@@ -33,6 +33,8 @@ pub use unveil::{Enforced, Policy, Rights, UnveilError, Veil};
 pub enum Role {
     /// The vmm from just before `execveat` to its first own pledge, and so everything that it may ever do.
     Launch,
+    /// The same in the compatible jail, for vmms of other make: everything that Firecracker may ever do.
+    LaunchCompatible,
     /// The vmm's main thread while it is configured in sealed mode: no path is opened, no socket made.
     VmmConfigureSealed,
     /// The vmm's main thread while it is configured by paths: outside a jail, or in the compatible one.
@@ -51,8 +53,9 @@ pub enum Role {
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Launch,
+        Self::LaunchCompatible,
         Self::VmmConfigureSealed,
         Self::VmmConfigure,
         Self::VmmRunSealed,

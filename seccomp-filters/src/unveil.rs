@@ -39,6 +39,12 @@ impl Rights {
     /// `c`: create and remove files and folders.
     pub const CREATE: Self =
         Self(landlock::make_bitflags!(AccessFs::{MakeReg | MakeDir | MakeSock | MakeFifo | RemoveFile | RemoveDir}));
+    /// The part of `r` that reads files.
+    pub const READ_FILES: Self = Self(landlock::make_bitflags!(AccessFs::{ReadFile}));
+    /// The part of `c` that creates files and sockets, and removes them.
+    pub const CREATE_FILES: Self = Self(landlock::make_bitflags!(AccessFs::{MakeReg | MakeSock | RemoveFile}));
+    /// Control devices by ioctl(2), which pledge(2) and not unveil(2) restricts in OpenBSD.
+    pub const CONTROL: Self = Self(landlock::make_bitflags!(AccessFs::{IoctlDev}));
     /// The part of `c` that removes files.
     pub const REMOVE_FILES: Self = Self(landlock::make_bitflags!(AccessFs::{RemoveFile}));
     /// The part of `c` that removes folders.

@@ -62,7 +62,6 @@ fn every_role_is_accepted_by_the_kernel() {
 #[test]
 fn what_no_role_promises_kills() {
     let calls = [
-        ("open", libc::SYS_open, [0; 6]),
         ("openat for writing", libc::SYS_openat, [0, 0, libc::O_WRONLY as u64, 0, 0, 0]),
         ("openat2", libc::SYS_openat2, [0; 6]),
         ("open_by_handle_at", libc::SYS_open_by_handle_at, [0; 6]),
@@ -77,34 +76,53 @@ fn what_no_role_promises_kills() {
         ("process_vm_writev", libc::SYS_process_vm_writev, [0; 6]),
         ("executable memory", libc::SYS_mmap, [0, 4096, RWX, 0x22, u64::MAX, 0]),
         ("executable file", libc::SYS_mmap, [0, 4096, 5, 2, CLOSED, 0]),
+        ("a file without a name", libc::SYS_open, [0, libc::O_TMPFILE as u64 | libc::O_RDWR as u64, 0, 0, 0, 0]),
+        ("init_module", libc::SYS_init_module, [0; 6]),
         ("memory that becomes executable", libc::SYS_mprotect, [0, 0, RWX, 0, 0, 0]),
         ("pkey_mprotect", libc::SYS_pkey_mprotect, [0, 0, RW, u64::MAX, 0, 0]),
-        ("memfd_create", libc::SYS_memfd_create, [0; 6]),
         ("socket", libc::SYS_socket, [libc::AF_INET as u64, libc::SOCK_STREAM as u64, 0, 0, 0, 0]),
         ("netlink", libc::SYS_socket, [libc::AF_NETLINK as u64, libc::SOCK_RAW as u64, 0, 0, 0, 0]),
         ("socketpair", libc::SYS_socketpair, [0; 6]),
         ("datagram to an address", libc::SYS_sendto, [CLOSED, 0, 0, 0x4000, 0x1000, 110]),
-        ("sendmsg", libc::SYS_sendmsg, [0; 6]),
-        ("recvmsg", libc::SYS_recvmsg, [0; 6]),
         ("typing on a terminal", libc::SYS_ioctl, [CLOSED, libc::TIOCSTI, 0, 0, 0, 0]),
         ("a mount", libc::SYS_mount, [0; 6]),
         ("unshare", libc::SYS_unshare, [0; 6]),
         ("setns", libc::SYS_setns, [0; 6]),
         ("bpf", libc::SYS_bpf, [0; 6]),
         ("perf_event_open", libc::SYS_perf_event_open, [0; 6]),
-        ("userfaultfd", libc::SYS_userfaultfd, [0; 6]),
-        ("io_uring_setup", libc::SYS_io_uring_setup, [0; 6]),
         ("keyctl", libc::SYS_keyctl, [0; 6]),
         ("setrlimit", libc::SYS_prlimit64, [0, 7, 0x1000, 0, 0, 0]),
         ("a dumpable process", libc::SYS_prctl, [libc::PR_SET_DUMPABLE as u64, 1, 0, 0, 0, 0]),
         ("a filter for every thread", libc::SYS_seccomp, [1, 1, 0, 0, 0, 0]),
         ("a lock of a descriptor", libc::SYS_fcntl, [CLOSED, libc::F_SETLK as u64, 0, 0, 0, 0]),
         ("merged memory", libc::SYS_madvise, [0, 0, libc::MADV_MERGEABLE as u64, 0, 0, 0]),
-        ("a lock that other processes share", libc::SYS_futex, [0, 0, 0, 0, 0, 0]),
         ("a call of the x32 interface", libc::SYS_read | 0x4000_0000, [0; 6]),
         ("a number without a call", 100_000, [0; 6]),
     ];
     expect_each!(by_every_role(&calls), KILLED);
+}
+
+#[test]
+fn what_vmms_of_other_make_need_works_in_the_compatible_jail() {
+    expect_each!(of_other_vmms(|role| role == Role::LaunchCompatible), ALIVE);
+}
+
+#[test]
+fn what_vmms_of_other_make_need_kills_every_other_role() {
+    expect_each!(of_other_vmms(|role| role != Role::LaunchCompatible), KILLED);
+}
+
+fn of_other_vmms(is_meant: impl Fn(Role) -> bool) -> Vec<(Role, Call)> {
+    let calls = [
+        ("open", libc::SYS_open, [0; 6]),
+        ("memfd_create", libc::SYS_memfd_create, [0, 3, 0, 0, 0, 0]),
+        ("sendmsg", libc::SYS_sendmsg, [0; 6]),
+        ("recvmsg", libc::SYS_recvmsg, [0; 6]),
+        ("userfaultfd", libc::SYS_userfaultfd, [0; 6]),
+        ("io_uring_setup", libc::SYS_io_uring_setup, [0; 6]),
+        ("a lock that other processes share", libc::SYS_futex, [0, 0, 0, 0, 0, 0]),
+    ];
+    by_every_role(&calls).into_iter().filter(|(role, _)| is_meant(*role)).collect()
 }
 
 #[test]
@@ -125,6 +143,8 @@ fn what_every_role_promises_works() {
 fn what_a_role_promises_works() {
     let calls = [
         (Role::Launch, ("execveat", libc::SYS_execveat, [CLOSED, 0, 0, 0, libc::AT_EMPTY_PATH as u64, 0])),
+        (Role::LaunchCompatible, ("a log", libc::SYS_openat, [-100_i64 as u64, 0, 0x80442, 0, 0, 0])),
+        (Role::LaunchCompatible, ("a network device", libc::SYS_ioctl, [CLOSED, 0x4004_54ca, 0, 0, 0, 0])),
         (Role::VmmConfigure, ("an image", libc::SYS_openat, [CLOSED, 0, 0x80900, 0, 0, 0])),
         (Role::VmmConfigure, ("a listener", libc::SYS_socket, [1, 0x80001, 0, 0, 0, 0])),
         (Role::VmmConfigureSealed, ("KVM_CREATE_VM", libc::SYS_ioctl, [CLOSED, 0xae01, 0, 0, 0, 0])),

@@ -1,0 +1,113 @@
+//! Compatible mode: the command line, the folders and the ways of Firecracker's jailer, for whoever has programs that start it.
+//!
+//! `stockade-jailer --id ID --exec-file VMM --uid N --gid N [OPTION...] -- VMM ARGUMENTS` makes the folder
+//! `BASE/NAME/ID/root`, with NAME that of the vmm's program, and in it a copy of the program, `/run`, and the device nodes
+//! `/dev/kvm`, `/dev/net/tun`, `/dev/urandom` and `/dev/userfaultfd`. It changes its root to that folder, and becomes the vmm: the
+//! same process, unless `--daemonize` or `--new-pid-ns` say otherwise. `/NAME.pid` has the number of the process. What the folder
+//! has already stays there, and what the host mounts or links in it later appears to the vmm.
+//!
+//! The vmm need not be Stockade's. Any of Firecracker's static ones runs.
+//!
+//! # What it adds
+//! - Landlock: below the jail's folder a vmm may read, write and create files and sockets, and remove those; of devices it controls
+//!   KVM, network devices and page faults. It executes nothing but its own program, uses no TCP or UDP port, and reaches no signal
+//!   and no abstract socket outside.
+//! - No capability in any set, securebits locked, no_new_privs, no supplementary group.
+//! - IPC, UTS and cgroup namespaces.
+//! - No core dump, no locked memory, no message queue, and a limit on the processes of the user.
+//! - The jail's mounts are `nosuid` and `noexec`; the program comes from a mount of its own, and belongs to root.
+//! - A launch filter, under which the vmm's own filters are.
+//! - The program is checked, with every folder on the way to it, on the descriptors that it is copied from.
+//! - A jail can be made again where one was, even if what was in it is hostile and still at work: nothing is reached through a link.
+//! - What fails leaves nothing behind, and with `--daemonize` and `--new-pid-ns` whoever starts the jailer hears of it.
+//!
+//! # What it gives up
+//! Sealed mode ([`sealed`](crate::sealed)) has what compatibility forbids:
+//! - The root directory belongs to the vmm. It can fill the disk, up to `--resource-limit fsize=N` for each file and what quotas
+//!   there are, and write another number to its pid file.
+//! - The vmm opens paths and makes sockets. The launch filter has to let it, and it is as wide as Firecracker needs.
+//! - Mounts that the host makes later in the jail have the flags that the host gives them.
+//! - There is no warden: nobody reports how the vmm ended, keeps its console, or removes its folder and control groups.
+//! - It lives on when whoever started it dies.
+//! - Without `--netns` it is in the network namespace of the host, and without `--new-pid-ns` in its PID namespace. Signals and TCP
+//!   are out of reach nevertheless; the network devices of the host are not hidden.
+//! - Without `--cgroup` nothing limits memory and processor time.
+//! - `--uid` is what the caller says, be it the same for several vmms.
+
+pub mod arguments;
+mod cgroups;
+pub mod command_line;
+mod devices;
+pub mod executable;
+mod hierarchies;
+mod jail;
+mod mounts;
+mod process;
+mod tree;
+mod undo;
+
+use std::convert::Infallible;
+
+use nix::sched::{CloneFlags, setns};
+use nix::time::ClockId;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use self::arguments::Arguments;
+use self::cgroups::Cgroups;
+use self::executable::Executable;
+use self::jail::{Filled, Jail};
+use self::process::{Part, Vmm, now_us};
+use self::tree::Tree;
+pub use self::tree::TreeError;
+use self::undo::Undo;
+use crate::error::{JailError, Step};
+use crate::sys;
+
+/// Makes the jail and becomes the vmm in it, or has another process become it, which is what a return says.
+///
+/// # Errors
+/// There is no vmm. What was made for it is removed.
+pub fn run(arguments: &Arguments) -> Result<(), String> {
+    let start_us = now_us(ClockId::CLOCK_MONOTONIC);
+    let (jail, cgroups) = prepare(arguments).map_err(|error| error.explain())?;
+    match process::split(arguments) {
+        Ok(Part::Launcher(launcher)) => {
+            jail.leave();
+            launcher.wait()
+        }
+        Ok(Part::Vmm(vmm)) => {
+            let Err(error) = become_vmm(jail, cgroups, &vmm, start_us);
+            vmm.fail(error.explain())
+        }
+        Err((vmm, error)) => {
+            drop(jail);
+            vmm.fail(error.explain())
+        }
+    }
+}
+
+/// Everything that can be refused with nothing to undo comes first.
+fn prepare(arguments: &Arguments) -> Result<(Jail<'_, Filled>, Cgroups), JailError> {
+    sys::close_on_exec_from(3).step("close descriptors")?;
+    let executable = Executable::open(&arguments.exec_file).map_err(std::io::Error::other);
+    let executable = executable.step(format!("--exec-file {}", arguments.exec_file.display()))?;
+    let base = Tree::base(&arguments.base).step("--chroot-base-dir")?;
+    join_network(arguments)?;
+    let mut undo = Undo::default();
+    let cgroups = Cgroups::prepare(arguments, executable.name(), &mut undo)?;
+    Ok((Jail::fill(arguments, &base, &executable, undo)?, cgroups))
+}
+
+fn join_network(arguments: &Arguments) -> Result<(), JailError> {
+    let Some(path) = &arguments.network else { return Ok(()) };
+    let joined = openat(CWD, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+        .map_err(std::io::Error::from)
+        .and_then(|namespace| Ok(setns(namespace, CloneFlags::CLONE_NEWNET)?));
+    let explain =
+        |error| std::io::Error::other(format!("{error}; give a network namespace, as ip netns add makes them"));
+    joined.map_err(explain).step(format!("--netns {}", path.display()))
+}
+
+fn become_vmm(jail: Jail<'_, Filled>, cgroups: Cgroups, vmm: &Vmm, start_us: u64) -> Result<Infallible, JailError> {
+    jail.isolate(cgroups)?.change_root()?.limit()?.drop_privileges()?.unveil()?.execute(vmm, start_us)
+}

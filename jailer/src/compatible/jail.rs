@@ -1,0 +1,321 @@
+//! The compatible jail, step by step. As in the [sealed one](crate::jail), each step consumes the jail that the one before it
+//! returned, so the compiler refuses a jail whose steps are missing or out of order:
+//!
+//! | step | layers |
+//! |---|---|
+//! | [`fill`](Jail::fill) | what the folder has: program, folders, device nodes |
+//! | [`isolate`](Jail::isolate) | cgroup, namespaces |
+//! | [`change_root`](Jail::change_root) | root, and the pid file in it |
+//! | [`limit`](Jail::limit) | resource-limits |
+//! | [`drop_privileges`](Jail::drop_privileges) | capabilities, uid |
+//! | [`unveil`](Jail::unveil) | landlock |
+//! | [`execute`](Jail::execute) | seccomp, and the vmm |
+//!
+//! A jail that is dropped on the way is undone.
+
+use std::convert::Infallible;
+use std::ffi::{CString, OsStr, OsString};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+
+use nix::fcntl::AtFlags;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::time::ClockId;
+use nix::unistd::{execveat, sethostname};
+use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use seccomp_filters::{Policy, Rights, Role, UnveilError, Veil};
+
+use super::arguments::{Arguments, Session};
+use super::cgroups::Cgroups;
+use super::devices::{self, Use};
+use super::executable::Executable;
+use super::mounts::Views;
+use super::process::{Vmm, now_us};
+use super::tree::{Tree, TreeError};
+use super::undo::Undo;
+use crate::error::{JailError, Step};
+use crate::plan::Layer;
+use crate::{jail, sys};
+
+/// With its folder complete, and held by root.
+#[derive(Debug)]
+pub(super) struct Filled;
+/// In control groups and namespaces of its own, with views of its folder.
+#[derive(Debug)]
+pub(super) struct Isolated(Views);
+/// In its folder, with the vmm's program.
+#[derive(Debug)]
+pub(super) struct Rooted(OwnedFd);
+/// With resource limits, and a veil that is not dropped yet.
+#[derive(Debug)]
+pub(super) struct Limited(OwnedFd, Option<Veil>);
+/// Another user, without capabilities.
+#[derive(Debug)]
+pub(super) struct Unprivileged(OwnedFd, Option<Veil>);
+/// Without any path but those of the jail.
+#[derive(Debug)]
+pub(super) struct Unveiled(OwnedFd);
+
+/// A process on its way into its jail.
+#[derive(Debug)]
+pub(super) struct Jail<'a, State> {
+    site: Site<'a>,
+    state: State,
+}
+
+/// What every step knows.
+#[derive(Debug)]
+struct Site<'a> {
+    arguments: &'a Arguments,
+    program: OsString,
+    folders: Folders,
+    devices: Vec<(OwnedFd, Use)>,
+    /// The host's `/proc` and `/dev/null`.
+    processes: OwnedFd,
+    null: OwnedFd,
+    undo: Undo,
+}
+
+/// The folders that are held.
+#[derive(Debug)]
+struct Folders {
+    root: Tree,
+    dev: Tree,
+    net: Tree,
+    run: Tree,
+}
+
+impl Site<'_> {
+    fn wants(&self, layer: Layer) -> bool {
+        self.arguments.wants(layer)
+    }
+}
+
+/// Whose the vmm and its folders are.
+fn owner(arguments: &Arguments) -> (u32, u32) {
+    if arguments.wants(Layer::Uid) { (arguments.uid, arguments.gid) } else { (0, 0) }
+}
+
+impl<State> Jail<'_, State> {
+    /// Leaves what was made to another process.
+    pub(super) fn leave(self) {
+        self.site.undo.leave();
+    }
+}
+
+impl<'a> Jail<'a, Filled> {
+    /// Makes the jail's folder below `base`, and what is in it. What is there of an earlier jail is replaced, and everything else
+    /// stays.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub(super) fn fill(
+        arguments: &'a Arguments,
+        base: &Tree,
+        executable: &Executable,
+        mut undo: Undo,
+    ) -> Result<Self, JailError> {
+        let flags = OFlags::CLOEXEC | OFlags::NOCTTY;
+        let processes = openat(CWD, "/proc", flags | OFlags::PATH, Mode::empty()).step("open /proc")?;
+        let null = openat(CWD, "/dev/null", flags | OFlags::RDWR, Mode::empty()).step("open /dev/null")?;
+        let step = || format!("make the jail {} in --chroot-base-dir {}", arguments.id, base.path().display());
+        let program = executable.name().to_owned();
+        let folders = make_folders(arguments, base, &program, &mut undo).step(step())?;
+        copy_program(executable, &folders.root, &mut undo).step(step())?;
+        let devices = devices::make(&folders.dev, &folders.net, owner(arguments), &mut undo).step(step())?;
+        Ok(Self { site: Site { arguments, program, folders, devices, processes, null, undo }, state: Filled })
+    }
+
+    /// Joins the control groups, and leaves the namespaces of the host but for its network, and its processes if they are not
+    /// left already.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub(super) fn isolate(self, mut cgroups: Cgroups) -> Result<Jail<'a, Isolated>, JailError> {
+        let Self { mut site, .. } = self;
+        cgroups.join(&mut site.undo)?;
+        let views =
+            Views::of(&site.folders.root, &site.program).layer(Layer::Root, "take a view of the jail's folder")?;
+        let mut flags = CloneFlags::empty();
+        if site.wants(Layer::Root) {
+            flags |= CloneFlags::CLONE_NEWNS;
+        }
+        if site.wants(Layer::Namespaces) {
+            flags |= CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWCGROUP;
+        }
+        unshare(flags).layer(Layer::Namespaces, "make namespaces")?;
+        if site.wants(Layer::Namespaces) {
+            sethostname(&site.arguments.id).layer(Layer::Namespaces, "set the host name")?;
+        }
+        Ok(Jail { site, state: Isolated(views) })
+    }
+}
+
+/// Each is the user's alone, once it is given.
+fn make_folders(arguments: &Arguments, base: &Tree, program: &OsStr, undo: &mut Undo) -> Result<Folders, TreeError> {
+    let of_the_vm = base.descend(program, undo)?.descend(OsStr::new(&arguments.id), undo)?;
+    let root = of_the_vm.hold(OsStr::new("root"), undo)?;
+    root.expect_usable()?;
+    let dev = root.hold(OsStr::new("dev"), undo)?;
+    let net = dev.hold(OsStr::new("net"), undo)?;
+    let run = root.hold(OsStr::new("run"), undo)?;
+    Ok(Folders { root, dev, net, run })
+}
+
+/// The copy is root's: the vmm can remove it, but not change what it runs.
+fn copy_program(executable: &Executable, root: &Tree, undo: &mut Undo) -> io::Result<()> {
+    let mode = Mode::RUSR | Mode::XUSR | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
+    let mut copy = root.create(executable.name(), mode, undo)?;
+    executable.copy_to(&mut copy)
+}
+
+impl<'a> Jail<'a, Isolated> {
+    /// Changes to the jail's folder as root directory, and says in it which process this is.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub(super) fn change_root(self) -> Result<Jail<'a, Rooted>, JailError> {
+        let Self { mut site, state: Isolated(views) } = self;
+        write_pid_file(&mut site).step("write the pid file")?;
+        let program = if site.wants(Layer::Root) {
+            views.enter().layer(Layer::Root, "change the root")?
+        } else {
+            views.into_program()
+        };
+        Ok(Jail { site, state: Rooted(program) })
+    }
+}
+
+/// The number is the host's, whatever PID namespace this process is in.
+fn write_pid_file(site: &mut Site<'_>) -> io::Result<()> {
+    let pid = readlinkat(&site.processes, c"self", Vec::new())?;
+    let mut name = site.program.clone();
+    name.push(".pid");
+    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
+    site.folders.root.create(&name, mode, &mut site.undo)?.write_all(pid.as_bytes())
+}
+
+impl<'a> Jail<'a, Rooted> {
+    /// Makes the veil, sets resource limits, which are too narrow for making anything, and gives the folders to the vmm's user.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub(super) fn limit(self) -> Result<Jail<'a, Limited>, JailError> {
+        let Self { site, state: Rooted(program) } = self;
+        let veil = site.wants(Layer::Landlock).then(|| veil(&site, &program)).transpose();
+        let veil = veil.layer(Layer::Landlock, "prepare to hide everything but the jail's folder")?;
+        if site.wants(Layer::ResourceLimits) {
+            let limits = site.arguments.limits;
+            jail::limit_resources(limits.descriptors, limits.processes)
+                .layer(Layer::ResourceLimits, "--resource-limit: set resource limits")?;
+        }
+        if let Some(bytes) = site.arguments.limits.file_bytes {
+            setrlimit(Resource::RLIMIT_FSIZE, bytes, bytes)
+                .layer(Layer::ResourceLimits, format!("--resource-limit fsize={bytes}"))?;
+        }
+        let (uid, gid) = owner(site.arguments);
+        let Folders { root, dev, net, run } = &site.folders;
+        for folder in [net, dev, run, root] {
+            folder.give(uid, gid).step(format!("give the jail's folders to --uid {uid} and --gid {gid}"))?;
+        }
+        Ok(Jail { site, state: Limited(program, veil) })
+    }
+}
+
+/// What a vmm does with files: it reads and writes those in its jail, makes logs, snapshots and sockets there, and controls KVM,
+/// network devices and page faults.
+fn veil(site: &Site<'_>, program: &OwnedFd) -> io::Result<Veil> {
+    let build = || {
+        let files = Rights::READ_FILES | Rights::WRITE | Rights::CREATE_FILES;
+        let mut veil = Veil::new()?.unveil_descriptor(&site.folders.root, files)?;
+        veil = veil.unveil_descriptor(program, Rights::EXECUTE)?;
+        for (device, used) in &site.devices {
+            if *used == Use::Control {
+                veil = veil.unveil_descriptor(device, Rights::CONTROL)?;
+            }
+        }
+        Ok::<_, UnveilError>(veil)
+    };
+    build().map_err(io::Error::other)
+}
+
+impl<'a> Jail<'a, Limited> {
+    /// Becomes the user of `--uid` and `--gid`, and gives up every capability and every way to get one.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub(super) fn drop_privileges(self) -> Result<Jail<'a, Unprivileged>, JailError> {
+        let Self { mut site, state: Limited(program, veil) } = self;
+        site.undo.delegate().step("start a thread")?;
+        if site.wants(Layer::Capabilities) {
+            jail::forbid_capabilities().layer(Layer::Capabilities, "empty the capability sets")?;
+        }
+        if site.wants(Layer::Uid) {
+            let Arguments { uid, gid, .. } = site.arguments;
+            jail::become_user(*uid, *gid, &[]).layer(Layer::Uid, format!("become --uid {uid} and --gid {gid}"))?;
+        }
+        if site.wants(Layer::Capabilities) {
+            jail::give_up_capabilities().layer(Layer::Capabilities, "give up capabilities")?;
+        }
+        prctl::set_no_new_privs().step("set no_new_privs")?;
+        Ok(Jail { site, state: Unprivileged(program, veil) })
+    }
+}
+
+impl<'a> Jail<'a, Unprivileged> {
+    /// Gives up every path but those of the jail, and every port, signal and abstract socket outside.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub(super) fn unveil(self) -> Result<Jail<'a, Unveiled>, JailError> {
+        let Self { site, state: Unprivileged(program, veil) } = self;
+        if let Some(veil) = veil {
+            let enforced = veil.lock(Policy::Required).map_err(io::Error::other);
+            enforced.layer(Layer::Landlock, "hide everything but the jail's folder")?;
+        }
+        Ok(Jail { site, state: Unveiled(program) })
+    }
+}
+
+impl Jail<'_, Unveiled> {
+    /// Installs the launch filter and executes the vmm.
+    ///
+    /// # Errors
+    /// The step that failed; there is no other return.
+    pub(super) fn execute(self, vmm: &Vmm, start_us: u64) -> Result<Infallible, JailError> {
+        let Self { site, state: Unveiled(program) } = self;
+        let arguments = vmm_arguments(&site, vmm, start_us).step("prepare the vmm's arguments")?;
+        if site.arguments.session == Session::Own {
+            let replaced = dup2_stdin(&site.null).and_then(|()| dup2_stdout(&site.null));
+            replaced.and_then(|()| dup2_stderr(&site.null)).step("--daemonize: replace the standard streams")?;
+        }
+        sys::close_on_exec_from(3).step("close descriptors")?;
+        if site.wants(Layer::Seccomp) {
+            seccomp_filters::pledge(Role::LaunchCompatible)
+                .map_err(io::Error::other)
+                .layer(Layer::Seccomp, "install the launch filter")?;
+        }
+        let environment: [CString; 0] = [];
+        let step = || format!("execute --exec-file {}", site.arguments.exec_file.display());
+        execveat(&program, c"", &arguments, &environment, AtFlags::AT_EMPTY_PATH).step(step())
+    }
+}
+
+fn vmm_arguments(site: &Site<'_>, vmm: &Vmm, start_us: u64) -> io::Result<Vec<CString>> {
+    let mut path = OsString::from("/");
+    path.push(&site.program);
+    let processor_us = now_us(ClockId::CLOCK_PROCESS_CPUTIME_ID);
+    let own: [(&str, String); 4] = [
+        ("--id", site.arguments.id.clone()),
+        ("--start-time-us", start_us.to_string()),
+        ("--start-time-cpu-us", processor_us.to_string()),
+        ("--parent-cpu-time-us", vmm.processor_time_us().to_string()),
+    ];
+    let own = own.into_iter().flat_map(|(flag, value)| [OsString::from(flag), value.into()]);
+    let all = std::iter::once(path).chain(own).chain(site.arguments.vmm.iter().cloned());
+    Ok(all.map(|argument| CString::new(argument.as_bytes())).collect::<Result<_, _>>()?)
+}

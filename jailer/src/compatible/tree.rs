@@ -1,0 +1,188 @@
+//! The folders of the jail, of which some may be there already, and belong to somebody hostile who is at work in them.
+//!
+//! Two rules make that harmless. No path is ever looked up, only single names below descriptors, and never through a link
+//! (openat2(2)). And a folder is *held* before anything in it is looked at: it belongs to root alone until it is given to the vmm's
+//! user, so nothing in it changes between a look and an act.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, StatVfsMountFlags, Uid, fchmod, fchown, fstat, fstatvfs,
+    mkdirat, openat2, statat, unlinkat,
+};
+use rustix::io::Errno;
+
+use super::undo::{Made, Undo};
+
+/// A folder on the way to the jail, which may be anybody's.
+const ON_THE_WAY: Mode = Mode::from_raw_mode(0o755);
+/// A folder of the jail.
+const OF_THE_JAIL: Mode = Mode::RWXU;
+
+/// A folder or file of the jail that can't be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {reason}", path = path.display())]
+pub struct TreeError {
+    path: PathBuf,
+    reason: Reason,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Reason {
+    #[error("is a link, or no folder; remove it")]
+    NoFolder,
+    #[error("is a folder where a file has to be; remove it")]
+    Folder,
+    #[error(
+        "is on a file system that is mounted {0}, where no vmm can {1}; remount it, or choose another --chroot-base-dir"
+    )]
+    Mount(&'static str, &'static str),
+    #[error("{0}")]
+    System(io::Error),
+}
+
+impl From<TreeError> for io::Error {
+    fn from(error: TreeError) -> Self {
+        let kind = match &error.reason {
+            Reason::System(source) => source.kind(),
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// A folder that is open.
+#[derive(Debug)]
+pub struct Tree {
+    descriptor: Arc<OwnedFd>,
+    path: PathBuf,
+}
+
+impl Tree {
+    /// Opens the folder of all jails, which is the operator's: links on the way to it are followed.
+    pub(super) fn base(path: &Path) -> Result<Self, TreeError> {
+        let fail = |source: io::Error| TreeError { path: path.to_owned(), reason: Reason::System(source) };
+        let path = path.canonicalize().map_err(fail)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = openat2(CWD, &path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+        let descriptor = Arc::new(opened.map_err(|errno| fail(errno.into()))?);
+        Ok(Self { descriptor, path })
+    }
+
+    /// Makes sure that a vmm can work in it.
+    pub(super) fn expect_usable(&self) -> Result<(), TreeError> {
+        let mounted = self.done(fstatvfs(&*self.descriptor))?.f_flag;
+        for (flag, name, act) in
+            [(StatVfsMountFlags::NODEV, "nodev", "open a device"), (StatVfsMountFlags::NOEXEC, "noexec", "be executed")]
+        {
+            if mounted.contains(flag) {
+                return Err(TreeError { path: self.path.clone(), reason: Reason::Mount(name, act) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Where it is, or was.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the folder `name` in it, which is made if it is missing.
+    pub(super) fn descend(&self, name: &OsStr, undo: &mut Undo) -> Result<Self, TreeError> {
+        self.open_or_make(name, ON_THE_WAY, undo)
+    }
+
+    /// The same for a folder of the jail, which is held from now on.
+    pub(super) fn hold(&self, name: &OsStr, undo: &mut Undo) -> Result<Self, TreeError> {
+        let tree = self.open_or_make(name, OF_THE_JAIL, undo)?;
+        let before = tree.done(fstat(&*tree.descriptor))?;
+        let (owner, group) = (Uid::from_raw(before.st_uid), Gid::from_raw(before.st_gid));
+        undo.add(Made::Owner(tree.descriptor.clone(), owner, group, Mode::from_raw_mode(before.st_mode & 0o7777)));
+        tree.give(0, 0)?;
+        Ok(tree)
+    }
+
+    /// Gives it to a user, who alone has rights to it.
+    pub(super) fn give(&self, uid: u32, gid: u32) -> Result<(), TreeError> {
+        // The owner first: who loses a folder must not set its mode any more.
+        self.done(fchown(&*self.descriptor, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?;
+        self.done(fchmod(&*self.descriptor, OF_THE_JAIL))
+    }
+
+    /// Makes the file `name` in a folder that is held. What had this name goes, wherever it leads to.
+    pub(super) fn create(&self, name: &OsStr, mode: Mode, undo: &mut Undo) -> Result<File, TreeError> {
+        self.clear(name)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = self.named(name, openat2(&*self.descriptor, name, flags, Mode::RUSR | Mode::WUSR, beneath()))?;
+        self.made(name, undo);
+        self.named(name, fchmod(&file, mode))?;
+        Ok(file.into())
+    }
+
+    /// Takes the name `name` from whatever has it, in a folder that is held.
+    pub(super) fn clear(&self, name: &OsStr) -> Result<(), TreeError> {
+        let status = match statat(&*self.descriptor, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(()),
+            status => self.named(name, status)?,
+        };
+        if FileType::from_raw_mode(status.st_mode) == FileType::Directory {
+            return Err(TreeError { path: self.path.join(name), reason: Reason::Folder });
+        }
+        self.named(name, unlinkat(&*self.descriptor, name, AtFlags::empty()))
+    }
+
+    /// Remembers that the file `name` was made in it.
+    pub(super) fn made(&self, name: &OsStr, undo: &mut Undo) {
+        undo.add(Made::File(self.descriptor.clone(), name.to_owned()));
+    }
+
+    /// Opens `name` in it, as something to speak of.
+    pub(super) fn open_path(&self, name: &OsStr) -> Result<OwnedFd, TreeError> {
+        self.named(name, open_path(&self.descriptor, name))
+    }
+
+    fn open_or_make(&self, name: &OsStr, mode: Mode, undo: &mut Undo) -> Result<Self, TreeError> {
+        match mkdirat(&*self.descriptor, name, mode) {
+            Ok(()) => undo.add(Made::Folder(self.descriptor.clone(), name.to_owned())),
+            Err(Errno::EXIST) => {}
+            Err(errno) => self.named(name, Err(errno))?,
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = openat2(&*self.descriptor, name, flags, Mode::empty(), beneath());
+        let path = self.path.join(name);
+        match opened {
+            Ok(descriptor) => Ok(Self { descriptor: Arc::new(descriptor), path }),
+            Err(Errno::LOOP | Errno::NOTDIR) => Err(TreeError { path, reason: Reason::NoFolder }),
+            Err(errno) => Err(TreeError { path, reason: Reason::System(errno.into()) }),
+        }
+    }
+
+    fn done<T>(&self, result: Result<T, Errno>) -> Result<T, TreeError> {
+        result.map_err(|errno| TreeError { path: self.path.clone(), reason: Reason::System(errno.into()) })
+    }
+
+    /// Adds to an error which file of the folder it is about.
+    pub(super) fn named<T>(&self, name: &OsStr, result: Result<T, Errno>) -> Result<T, TreeError> {
+        result.map_err(|errno| TreeError { path: self.path.join(name), reason: Reason::System(errno.into()) })
+    }
+}
+
+impl AsFd for Tree {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+/// Opens `name` below `folder`, as something to speak of; neither is followed if it is a link.
+pub(super) fn open_path(folder: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    openat2(folder, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), beneath())
+}
+
+fn beneath() -> ResolveFlags {
+    ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::BENEATH
+}
