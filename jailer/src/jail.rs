@@ -29,7 +29,7 @@ use stockade_confinement::MOST_DESCRIPTORS;
 
 use crate::cgroup::Cgroup;
 use crate::error::{JailError, Step};
-use crate::plan::{Layer, Plan};
+use crate::plan::{Authority, Layer, Plan};
 use crate::warden::LayerReport;
 use crate::{sys, unveil};
 
@@ -68,7 +68,7 @@ impl<'a, State> Jail<'a, State> {
         put_on: impl FnOnce(&Plan) -> Result<String, JailError>,
     ) -> Result<(), JailError> {
         let enforced = self.plan.wants(layer);
-        let detail = if enforced { put_on(self.plan)? } else { "given up".to_owned() };
+        let detail = if enforced { put_on(self.plan)? } else { self.plan.why_without(layer).to_owned() };
         self.reports.push(LayerReport { layer, enforced, detail });
         Ok(())
     }
@@ -103,7 +103,8 @@ impl<'a> Jail<'a, Privileged> {
                 | CloneFlags::CLONE_NEWCGROUP;
             unshare(flags).layer(Layer::Namespaces, "make namespaces")?;
             sethostname(&plan.id).layer(Layer::Namespaces, "set the host name")?;
-            Ok("mount, pid, network, ipc, uts and cgroup".to_owned())
+            let user = if plan.authority == Authority::User { "user, " } else { "" };
+            Ok(format!("{user}mount, pid, network, ipc, uts and cgroup"))
         })?;
         Ok(self.next())
     }

@@ -17,6 +17,7 @@ pub mod plan;
 pub mod sealed;
 mod sys;
 pub mod unveil;
+mod user_namespace;
 pub mod warden;
 pub mod watch;
 

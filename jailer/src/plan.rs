@@ -49,6 +49,26 @@ pub enum PlanError {
     },
 }
 
+/// Whose rights the jail is built with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Authority {
+    /// Root's.
+    Root,
+    /// Those of an ordinary user, who is root in a user namespace that the jail is built in.
+    User,
+}
+
+impl Authority {
+    /// Layers that are beyond it.
+    pub fn lacks(self) -> &'static [Layer] {
+        match self {
+            Self::Root => &[],
+            Self::User => &[Layer::Cgroup, Layer::Uid],
+        }
+    }
+}
+
 /// Everything that the jailer needs to know. Nothing in it comes from a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,7 +77,9 @@ pub struct Plan {
     pub version: u32,
     /// Name of the VM: 1 to 64 letters, digits and `-`.
     pub id: String,
-    /// User and group id of the vmm and its warden; leased, so no other process has it.
+    /// Whose rights the jail is built with.
+    pub authority: Authority,
+    /// User and group id of the vmm and its warden; leased, so no other process has it. An ordinary user's jail has that user's.
     pub uid: u32,
     /// Descriptor of the static vmm binary.
     pub executable: RawFd,
@@ -96,10 +118,16 @@ impl Plan {
 
     /// Whether `layer` is to be put on.
     pub fn wants(&self, layer: Layer) -> bool {
-        !self.without.contains(&layer)
+        !self.without.contains(&layer) && !self.authority.lacks().contains(&layer)
     }
 
-    /// Whose the vmm, its warden, and what is made for them is: the leased user's, or root's if that layer was given up.
+    /// Why `layer` is not put on.
+    pub fn why_without(&self, layer: Layer) -> &'static str {
+        if self.without.contains(&layer) { "given up" } else { "beyond an ordinary user; root can have it" }
+    }
+
+    /// Whose the vmm, its warden, and what is made for them is: the leased user's, or root's (of the user namespace, if there is one)
+    /// without that layer.
     pub fn owner(&self) -> u32 {
         if self.wants(Layer::Uid) { self.uid } else { 0 }
     }
@@ -112,7 +140,7 @@ impl Plan {
         if !(1..=64).contains(&self.id.len()) || !self.id.bytes().all(is_name) {
             return bad("id", &self.id, "give 1 to 64 letters, digits and '-'");
         }
-        if self.uid <= WARDEN_GID || self.uid == u32::MAX {
+        if self.authority == Authority::Root && (self.uid <= WARDEN_GID || self.uid == u32::MAX) {
             return bad("uid", self.uid, "lease one above the group of wardens");
         }
         if let Some(argument) = self.arguments.iter().find(|argument| argument.contains('\0')) {
@@ -176,6 +204,7 @@ pub(crate) mod tests {
         Plan {
             version: VERSION,
             id: "vm-1".into(),
+            authority: Authority::Root,
             uid: WARDEN_GID + 1,
             executable: 3,
             arguments: Vec::new(),

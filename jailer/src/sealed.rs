@@ -23,10 +23,10 @@ use crate::control::Control;
 use crate::error::{JailError, Step};
 use crate::folder::{Contents, Folder};
 use crate::jail::{self, Jail};
-use crate::plan::{Layer, Plan, WARDEN_GID};
+use crate::plan::{Authority, Layer, Plan, WARDEN_GID};
 use crate::warden::{Event, LayerReport};
 use crate::watch::Watch;
-use crate::{sys, unveil};
+use crate::{sys, unveil, user_namespace};
 
 /// What the process in the jail says to its warden before it is the vmm. After `Confined`, silence means that it is.
 #[derive(Debug, Serialize, Deserialize)]
@@ -53,6 +53,12 @@ struct Descriptors {
 pub fn run(plan: &Plan) -> io::Result<()> {
     let control = Control::new(sys::inherited(plan.control)?);
     let refused = |error: JailError| Event::Refused { layer: error.layer, message: error.explain() };
+    if plan.authority == Authority::User
+        && let Err(error) = user_namespace::enter().step("make a user namespace")
+    {
+        control.send(&refused(error));
+        return Ok(());
+    }
     let cgroup = match make_cgroup(plan) {
         Ok(cgroup) => cgroup,
         Err(error) => {

@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use stockade_confinement::{Confinement, Process, Record, State, Verdict, identity};
 use stockade_jailer::console::read_tail;
-use stockade_jailer::plan::{self, Layer, Limits, Plan, WARDEN_GID};
+use stockade_jailer::plan::{self, Authority, Layer, Limits, Plan, WARDEN_GID};
 use stockade_jailer::warden::{self, Event, LayerReport, MAX_PACKET_BYTES, ProcessEnd};
 
 /// Descriptors as the jailer gets them.
@@ -64,6 +64,7 @@ impl Jail {
 
         let mut plan = Plan {
             version: plan::VERSION,
+            authority: Authority::Root,
             id: id.clone(),
             uid,
             executable: EXECUTABLE,

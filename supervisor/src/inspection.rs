@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use stockade_confinement::{Confinement, Process, ReadError, Record, RecordError, Verdict, identity};
 
-use crate::machine::lease::State;
+use crate::machine::state::State;
 
 /// What was found.
 #[derive(Debug, Serialize)]
@@ -68,7 +68,7 @@ fn there_are(known: &[String]) -> String {
 /// # Errors
 /// There is none, or it can't be looked at.
 pub fn inspect(subject: &str) -> Result<Inspection, InspectionError> {
-    inspect_among(&State::default().machines(), subject)
+    inspect_among(&State::of_caller().machines(), subject)
 }
 
 fn inspect_among(machines: &Path, subject: &str) -> Result<Inspection, InspectionError> {

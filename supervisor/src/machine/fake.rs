@@ -33,13 +33,12 @@ pub(crate) fn machine() -> (Machine, Fake) {
     let (events, events_end) = std::io::pipe().unwrap();
     let (diagnostics, diagnostics_end) = std::io::pipe().unwrap();
     let parent = tempfile::tempdir().unwrap();
-    let owner = rustix::process::geteuid().as_raw();
     let machine = Machine {
         warden: WardenLink::new(control).unwrap(),
         events: EventLines::new(events.into()).unwrap(),
         diagnostics: Diagnostics::new(diagnostics.into()).unwrap(),
         jailer: tokio::process::Command::new("true").stdin(Stdio::null()).spawn().unwrap(),
-        run_directory: RunDirectory::create(parent.path(), &"fake".parse().unwrap(), owner).unwrap(),
+        run_directory: RunDirectory::create(parent.path(), &"fake".parse().unwrap(), None).unwrap(),
         console: None,
         vmm: None,
         status: Status::default(),

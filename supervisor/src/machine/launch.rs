@@ -16,8 +16,9 @@ use tokio::net::UnixStream;
 
 use super::diagnostics::Diagnostics;
 use super::events::EventLines;
-use super::lease::{LeaseError, State};
+use super::lease::LeaseError;
 use super::run_directory::{RunDirectory, RunDirectoryError};
+use super::state::{Claim, State};
 use super::warden::WardenLink;
 use super::{Machine, Status};
 use crate::config::descriptor;
@@ -86,11 +87,9 @@ pub enum LaunchError {
 
 /// Starts a machine. Returns it with the host's end of the agent's connection. To be called within a runtime.
 pub fn launch(blueprint: Blueprint) -> Result<(Machine, UnixStream), LaunchError> {
-    let state = State::default();
+    let state = State::of_caller();
     state.prepare()?;
-    state.sweep()?;
-    let lease = state.lease()?;
-    let run_directory = RunDirectory::create(&state.machines(), &blueprint.name, lease.uid())?;
+    let Claim { uid, lease, run_directory } = state.claim(&blueprint.name)?;
 
     let (control, warden_end) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(|errno| prepare("control socket")(errno.into()))?;
@@ -123,11 +122,12 @@ pub fn launch(blueprint: Blueprint) -> Result<(Machine, UnixStream), LaunchError
     let plan = Plan {
         version: plan::VERSION,
         id: name.to_owned(),
-        uid: lease.uid(),
+        authority: state.authority(),
+        uid,
         executable: inheritance.add(blueprint.vmm.into()),
         arguments,
         descriptors: numbers,
-        lease: inheritance.add(lease.into()),
+        lease: inheritance.add(lease),
         control: inheritance.add(warden_end),
         console: inheritance.add(console.into()),
         run_directory: run_directory.path().to_owned(),

@@ -12,6 +12,7 @@ pub(crate) mod fake;
 pub mod launch;
 pub mod lease;
 mod run_directory;
+pub(crate) mod state;
 mod status;
 #[cfg(test)]
 mod tests;

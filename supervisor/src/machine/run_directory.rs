@@ -36,15 +36,16 @@ pub(super) struct RunDirectory {
 }
 
 impl RunDirectory {
-    /// Makes the folder of `name` in `parent`, for the user id `owner`.
-    pub(super) fn create(parent: &Path, name: &VmName, owner: u32) -> Result<Self, RunDirectoryError> {
+    /// Makes the folder of `name` in `parent`, for the user id `owner` or else for the caller.
+    pub(super) fn create(parent: &Path, name: &VmName, owner: Option<u32>) -> Result<Self, RunDirectoryError> {
         let path = parent.join(name.as_str());
         let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
         made.map_err(|source| match source.kind() {
             io::ErrorKind::AlreadyExists => RunDirectoryError::Exists(name.clone()),
             _ => RunDirectoryError::Create { path: path.clone(), source },
         })?;
-        let own = || chown(&path, Some(owner), Some(owner)).and_then(|()| File::open(&path));
+        let own =
+            || owner.map_or(Ok(()), |owner| chown(&path, Some(owner), Some(owner))).and_then(|()| File::open(&path));
         match own() {
             Ok(folder) => Ok(Self { path, folder }),
             Err(source) => {
@@ -56,6 +57,11 @@ impl RunDirectory {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The folder itself, open.
+    pub(super) fn folder(&self) -> &File {
+        &self.folder
     }
 
     /// Removes the machine's control groups, which its warden could not. Returns what could not be removed, in words.
@@ -85,18 +91,14 @@ impl Drop for RunDirectory {
 mod tests {
     use super::*;
 
-    fn own_uid() -> u32 {
-        rustix::process::geteuid().as_raw()
-    }
-
     #[test]
     fn a_folder_is_made_once_and_removed_by_its_maker() {
         let parent = tempfile::tempdir().unwrap();
         let name: VmName = "one".parse().unwrap();
-        let first = RunDirectory::create(parent.path(), &name, own_uid()).unwrap();
+        let first = RunDirectory::create(parent.path(), &name, None).unwrap();
         assert_eq!(first.folder.metadata().unwrap().mode() & 0o777, 0o700);
         std::fs::write(first.path().join("console"), "x").unwrap();
-        let second = RunDirectory::create(parent.path(), &name, own_uid());
+        let second = RunDirectory::create(parent.path(), &name, None);
         assert!(matches!(second, Err(RunDirectoryError::Exists(_))));
         drop(first);
         assert!(!parent.path().join("one").exists());
@@ -106,9 +108,9 @@ mod tests {
     fn a_successor_of_the_same_name_is_left_alone() {
         let parent = tempfile::tempdir().unwrap();
         let name: VmName = "one".parse().unwrap();
-        let first = RunDirectory::create(parent.path(), &name, own_uid()).unwrap();
+        let first = RunDirectory::create(parent.path(), &name, None).unwrap();
         std::fs::remove_dir(first.path()).unwrap();
-        let second = RunDirectory::create(parent.path(), &name, own_uid()).unwrap();
+        let second = RunDirectory::create(parent.path(), &name, None).unwrap();
         assert_eq!(first.remove_if_there(), None);
         drop(first);
         assert!(second.path().exists());

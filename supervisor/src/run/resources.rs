@@ -22,9 +22,6 @@ pub(super) struct Resources {
 impl Resources {
     /// Opens what `request` names, and the parts of Stockade that it needs.
     pub(super) fn open(request: &RunRequest, installation: &Installation) -> Result<(Self, Blueprint), RunError> {
-        if !rustix::process::geteuid().is_root() {
-            return Err(RunError::Request("only root can build the jail; use sudo stockade run".to_owned()));
-        }
         for copy in &request.copy_in {
             let found = std::fs::metadata(&copy.host);
             found.map_err(|error| RunError::Request(format!("--copy-in {}: {error}", copy.host.display())))?;
@@ -69,7 +66,8 @@ fn open_kvm() -> Result<File, RunError> {
             std::io::ErrorKind::NotFound => {
                 "this host has no KVM; turn on virtualization in its firmware and modprobe kvm_intel or kvm_amd"
             }
-            _ => "check the device's permissions",
+            std::io::ErrorKind::PermissionDenied => "join the group that the device belongs to, or use sudo",
+            _ => "check the device",
         };
         RunError::Request(format!("open /dev/kvm: {error}; {remedy}"))
     })

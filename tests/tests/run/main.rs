@@ -8,6 +8,7 @@ mod deaths;
 mod exit_codes;
 mod inspect;
 mod options;
+mod ordinary_user;
 mod rootfs;
 mod stockade;
 mod streams;

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
-use stockade_jailer::plan::{self, Limits, Plan};
+use stockade_jailer::plan::{self, Authority, Limits, Plan};
 use stockade_jailer::warden::{self, Event};
 
 use crate::error::{Error, at};
@@ -58,6 +58,7 @@ pub fn prepare(jailer: &Path, vmm: &Path, arguments: &[String], folder: &Path) -
     let (console, _) = std::io::pipe().map_err(at("make a pipe for", jailer))?;
     let plan = Plan {
         version: plan::VERSION,
+        authority: Authority::Root,
         id,
         uid: UID,
         executable: inherited.add(open(vmm)?),

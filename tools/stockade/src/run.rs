@@ -116,7 +116,7 @@ fn explain(finished: &Run, verbosity: Verbosity) {
         let given_up = report.confinement.iter().filter(|layer| !layer.enforced);
         for layer in given_up {
             let name = serde_json::to_value(layer.layer).unwrap_or_default();
-            say(&format!("the jail was built without {}", name.as_str().unwrap_or_default()));
+            say(&format!("the jail was built without {} ({})", name.as_str().unwrap_or_default(), layer.detail));
         }
     }
     if !finished.console.is_empty() {
