@@ -8,6 +8,8 @@
 //! | `mount` | makes a system call that no vmm needs |
 //! | `sleep` | waits for ever |
 //! | `exit N` | ends with this code |
+//!
+//! Before that, it confirms what its jailer says confines it, as a vmm does.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -24,6 +26,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, chroot, getgroups, getpid, getppid, getresgid, getresuid, sethostname, setuid};
 use serde_json::{Value, json};
+use stockade_confinement::Expectation;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -43,7 +46,8 @@ fn main() -> Result<(), Failure> {
             "sleep" => loop {
                 std::thread::park();
             },
-            // What a vmm hears when its filters were given up.
+            // What a vmm hears from its jailer.
+            "--confined" => argument()?.parse::<Expectation>()?.confirm()?,
             "--no-seccomp" => {}
             "exit" => std::process::exit(argument()?.parse()?),
             other => return Err(format!("not a word of mine: {other}").into()),

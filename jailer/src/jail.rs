@@ -25,7 +25,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{chdir, execveat, pivot_root, sethostname, setsid};
 use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
-use stockade_confinement::MOST_DESCRIPTORS;
+use stockade_confinement::{Expectation, MOST_DESCRIPTORS};
 
 use crate::cgroup::Cgroup;
 use crate::error::{JailError, Step};
@@ -205,7 +205,6 @@ impl Jail<'_, Unveiled> {
         inherited: &[BorrowedFd<'_>],
         report: impl FnOnce(&[LayerReport]) -> io::Result<()>,
     ) -> Result<Infallible, JailError> {
-        let arguments = self.arguments()?;
         sys::close_on_exec_from(3).step("close descriptors")?;
         for descriptor in inherited {
             fcntl(descriptor.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())).step("keep a descriptor")?;
@@ -213,6 +212,7 @@ impl Jail<'_, Unveiled> {
         let plan = self.plan;
         self.layer(Layer::Seccomp, |_| Ok("launch filter, then one for each thread".to_owned()))?;
         report(&self.reports).step("report")?;
+        let arguments = self.arguments()?;
         if plan.wants(Layer::Seccomp) {
             seccomp_filters::pledge(seccomp_filters::Role::Launch)
                 .map_err(io::Error::other)
@@ -222,10 +222,16 @@ impl Jail<'_, Unveiled> {
         execveat(executable, c"", &arguments, &environment, AtFlags::AT_EMPTY_PATH).step("execute stockade-vmm")
     }
 
+    /// The vmm's arguments: the plan's, and what the vmm is to find before it believes that it is confined.
     fn arguments(&self) -> Result<Vec<CString>, JailError> {
+        let enforced = self.reports.iter().filter(|report| report.enforced).map(|report| report.layer);
+        let processes = u32::try_from(most_processes(self.plan)).unwrap_or(u32::MAX);
+        let expected = Expectation::new(enforced, self.plan.uid, processes);
         let without_filters = (!self.plan.wants(Layer::Seccomp)).then(|| "--no-seccomp".to_owned());
-        let program = "stockade-vmm".to_owned();
-        let arguments = std::iter::once(program).chain(without_filters).chain(self.plan.arguments.iter().cloned());
+        let confined = ["--confined".to_owned(), expected.to_string()];
+        let program = std::iter::once("stockade-vmm".to_owned());
+        let own = program.chain(without_filters).chain(confined);
+        let arguments = own.chain(self.plan.arguments.iter().cloned());
         arguments.map(CString::new).collect::<Result<_, _>>().step("prepare the vmm's arguments")
     }
 }

@@ -131,7 +131,7 @@ fn each_role_is_part_of_the_one_before() {
     let earlier_and_later = [
         ("launch", "vmm-configure-sealed"),
         ("launch", "api"),
-        ("launch-compatible", "launch"),
+        ("launch-compatible", "api"),
         ("launch-compatible", "vmm-configure"),
         ("launch-compatible", "vmm-run"),
         ("vmm-configure-sealed", "vmm-run-sealed"),

@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 use std::path::Path;
 
 use lexopt::prelude::*;
+use stockade_confinement::Expectation;
 use stockade_vmm_api::FIRECRACKER_VERSION;
 use stockade_vmm_api::id::{VmId, VmIdError};
 use stockade_vmm_api::logger::Logger;
@@ -44,6 +45,8 @@ pub struct Arguments {
     pub logger: Logger,
     /// Whether system calls are filtered.
     pub filters: Filters,
+    /// What the jailer says confines this process; none if there is no jailer, or none that says it.
+    pub confinement: Option<Expectation>,
     /// Inherited descriptors by name. No two have the same name or number.
     pub descriptors: Vec<(String, RawFd)>,
 }
@@ -136,6 +139,7 @@ struct Parsed {
     boot_timer: bool,
     logger: Logger,
     filters: Filters,
+    confinement: Option<Expectation>,
     descriptors: Vec<(String, RawFd)>,
 }
 
@@ -156,6 +160,7 @@ impl Parsed {
             "--show-level" => self.logger.show_level = Some(true),
             "--show-log-origin" => self.logger.show_log_origin = Some(true),
             "--no-seccomp" => self.filters = Filters::Off,
+            "--confined" => self.confinement = Some(parser.value()?.parse()?),
             "--http-api-max-payload-size" => self.body_max_bytes = Some(number(option, parser)?),
             // From a jailer, for metrics that this vmm doesn't have; and a limit on what it doesn't have.
             "--start-time-us" | "--start-time-cpu-us" | "--parent-cpu-time-us" | "--mmds-size-limit" => {
@@ -197,6 +202,7 @@ impl Parsed {
             boot_timer: self.boot_timer,
             logger: self.logger,
             filters: self.filters,
+            confinement: self.confinement,
             descriptors: self.descriptors,
         })
     }
@@ -255,6 +261,7 @@ usage: stockade-vmm [OPTION...]
                                The names kvm (/dev/kvm) and events (what happens, as JSON lines) have a meaning of
                                their own. With kvm, no path is opened at all.
       --no-seccomp             filter no system calls
+      --confined LAYERS        from stockade-jailer: what confines this process, which fails if it finds that it is not so
       --start-time-us N, --start-time-cpu-us N, --parent-cpu-time-us N, --mmds-size-limit N
                                accepted for compatibility, without effect
       --version, --help
@@ -323,6 +330,7 @@ mod tests {
             ("--level loud", "use one of"),
             ("--metrics-path m", "not available"),
             ("--enable-pci", "not available"),
+            ("--confined root,chains", "\"chains\" is no layer"),
             ("positional", "positional"),
         ] {
             let message = arguments(line).unwrap_err();

@@ -1,10 +1,12 @@
 //! The process: from its arguments to its exit code.
 //!
-//! The order matters: descriptors are taken over, the API's thread starts and confines itself, the main thread confines
-//! itself, and only then is a byte read that a client or a file supplies.
+//! The order matters: descriptors are taken over, a jail is confirmed to be there, the API's thread starts and confines itself,
+//! the main thread confines itself, and only then is a byte read that a client or a file supplies.
 
 use std::fmt::Display;
 
+use nix::sys::prctl::set_dumpable;
+use stockade_confinement::{Expectation, Mismatch};
 use stockade_devices::legacy::boot_timer::Timestamp;
 use stockade_vmm_api::event::EventKind;
 use stockade_vmm_api::exit::ExitReason;
@@ -58,6 +60,11 @@ pub fn run(arguments: Arguments, start: Timestamp) -> Result<ExitReason, Failure
     if let Err(error) = logger::configure(&arguments.logger, &descriptors) {
         return Err(failed(&mut events, Failure::with(code::BAD_ARGUMENTS)(&format_args!("--log-path: {error}"))));
     }
+    if let Some(expected) = &arguments.confinement
+        && let Err(error) = confirm(expected)
+    {
+        return Err(failed(&mut events, Failure::with(code::FAILURE)(&error)));
+    }
     log::info!("Running {}", cli::own_version());
 
     let (asker, answerer) = match request::channel() {
@@ -100,6 +107,21 @@ pub fn run(arguments: Arguments, start: Timestamp) -> Result<ExitReason, Failure
         api.finish();
     }
     ended
+}
+
+/// Makes sure that this process is in the jail that its jailer reported, and that nobody of its user can look into it.
+fn confirm(expected: &Expectation) -> Result<(), NotConfined> {
+    set_dumpable(false).map_err(NotConfined::Dumpable)?;
+    Ok(expected.confirm()?)
+}
+
+/// This process is not confined as its jailer says.
+#[derive(Debug, thiserror::Error)]
+enum NotConfined {
+    #[error("forbid to look into this process: {0}")]
+    Dumpable(nix::Error),
+    #[error("refused to run: {0}")]
+    Mismatch(#[from] Mismatch),
 }
 
 fn control(controller: &mut Controller, config_file: Option<&str>) -> Result<ExitReason, Failure> {

@@ -13,6 +13,8 @@
 //! | capabilities, uid, seccomp | `/proc/PID/task/TID/status` of each thread |
 //! | landlock | the record: the kernel shows it nobody |
 //!
+//! A process in a jail sees the same of itself with [`Expectation::confirm`], which needs no `/proc`.
+//!
 //! Securebits can't be read of another process either; the jailer locks them before it empties the sets of capabilities.
 
 #![forbid(unsafe_code)]
@@ -22,6 +24,7 @@ mod cgroups;
 mod confinement;
 mod descriptors;
 mod error;
+mod expectation;
 mod layer;
 mod limits;
 mod mounts;
@@ -37,6 +40,7 @@ pub use cgroups::{Cgroups, Membership, Usage};
 pub use confinement::Confinement;
 pub use descriptors::{Access, Descriptor, DescriptorKind, Socket};
 pub use error::{ParseError, ReadError};
+pub use expectation::{Expectation, ExpectationError, Mismatch};
 pub use layer::{Layer, LayerReport, Limits};
 pub use limits::{Limit, MOST_DESCRIPTORS, ResourceLimit, ResourceLimits};
 pub use mounts::{Mount, Root};

@@ -1,10 +1,12 @@
 //! A vmm confines itself, whoever starts it.
 
+use std::process::Command;
+
 use serde_json::json;
 use stockade_tests::guest::{self, Protocol};
 use stockade_tests::process;
 use stockade_tests::vmm::{Builder, Vmm};
-use stockade_tests::{Need, test, wait_for};
+use stockade_tests::{Need, program, test, wait_for};
 
 const FILTER: &str = "2";
 
@@ -69,5 +71,20 @@ fn descriptors_are_closed_on_execution() {
             let flags = u32::from_str_radix(flags, 8).unwrap();
             assert_ne!(flags & CLOSE_ON_EXEC, 0, "descriptor {number}, {target}");
         }
+    });
+}
+
+/// As it would be if the jailer were wrong, or somebody had taken its place.
+#[test]
+fn a_vmm_that_is_not_in_the_jail_it_was_told_of_does_not_run() {
+    test(&[], |scratch| {
+        let socket = scratch.join("api");
+        let mut command = Command::new(program("stockade-vmm"));
+        command.args(["--confined", "capabilities,uid=1879048193,seccomp", "--api-sock"]).arg(&socket);
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("the jail is not what the jailer reported"), "{text}");
+        assert!(!socket.exists(), "it listens");
     });
 }
