@@ -14,7 +14,7 @@
 //!   and no abstract socket outside.
 //! - No capability in any set, securebits locked, no_new_privs, no supplementary group.
 //! - IPC, UTS and cgroup namespaces.
-//! - No core dump, no locked memory, no message queue, and a limit on the processes of the user.
+//! - No core dump, no message queue, little locked memory, and a limit on the processes of the user.
 //! - The jail's mounts are `nosuid` and `noexec`; the program comes from a mount of its own, and belongs to root.
 //! - A launch filter, under which the vmm's own filters are.
 //! - The program is checked, with every folder on the way to it, on the descriptors that it is copied from.
@@ -47,9 +47,11 @@ mod tree;
 mod undo;
 
 use std::convert::Infallible;
+use std::io;
 
 use nix::sched::{CloneFlags, setns};
 use nix::time::ClockId;
+use nix::unistd::geteuid;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use self::arguments::Arguments;
@@ -88,8 +90,11 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
 
 /// Everything that can be refused with nothing to undo comes first.
 fn prepare(arguments: &Arguments) -> Result<(Jail<'_, Filled>, Cgroups), JailError> {
+    if !geteuid().is_root() {
+        return Err(io::Error::other("only root can; start it with sudo, as root")).step("make a jail");
+    }
     sys::close_on_exec_from(3).step("close descriptors")?;
-    let executable = Executable::open(&arguments.exec_file).map_err(std::io::Error::other);
+    let executable = Executable::open(&arguments.exec_file).map_err(io::Error::other);
     let executable = executable.step(format!("--exec-file {}", arguments.exec_file.display()))?;
     let base = Tree::base(&arguments.base).step("--chroot-base-dir")?;
     join_network(arguments)?;
@@ -101,10 +106,9 @@ fn prepare(arguments: &Arguments) -> Result<(Jail<'_, Filled>, Cgroups), JailErr
 fn join_network(arguments: &Arguments) -> Result<(), JailError> {
     let Some(path) = &arguments.network else { return Ok(()) };
     let joined = openat(CWD, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
-        .map_err(std::io::Error::from)
+        .map_err(io::Error::from)
         .and_then(|namespace| Ok(setns(namespace, CloneFlags::CLONE_NEWNET)?));
-    let explain =
-        |error| std::io::Error::other(format!("{error}; give a network namespace, as ip netns add makes them"));
+    let explain = |error| io::Error::other(format!("{error}; give a network namespace, as ip netns add makes them"));
     joined.map_err(explain).step(format!("--netns {}", path.display()))
 }
 

@@ -238,16 +238,16 @@ impl Jail<'_, Unveiled> {
 
 /// Sets the limits that vmm and warden share.
 pub(crate) fn set_resource_limits(plan: &Plan) -> io::Result<()> {
-    limit_resources(MOST_DESCRIPTORS, most_processes(plan))
+    limit_resources(MOST_DESCRIPTORS, most_processes(plan), 0)
 }
 
-/// Limits descriptors and processes, and forbids core dumps, locked memory and message queues.
-pub(crate) fn limit_resources(descriptors: u64, processes: u64) -> io::Result<()> {
+/// Limits descriptors, processes and bytes of locked memory, and forbids core dumps and message queues.
+pub(crate) fn limit_resources(descriptors: u64, processes: u64, locked_bytes: u64) -> io::Result<()> {
     let limits = [
         (Resource::RLIMIT_CORE, 0),
         (Resource::RLIMIT_NOFILE, descriptors),
         (Resource::RLIMIT_NPROC, processes),
-        (Resource::RLIMIT_MEMLOCK, 0),
+        (Resource::RLIMIT_MEMLOCK, locked_bytes),
         (Resource::RLIMIT_MSGQUEUE, 0),
     ];
     Ok(limits.into_iter().try_for_each(|(resource, limit)| setrlimit(resource, limit, limit))?)

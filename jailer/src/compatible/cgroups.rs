@@ -49,7 +49,7 @@ impl Cgroups {
             return Ok(Self::default());
         }
         let hierarchies = Hierarchies::read(arguments.cgroup_version)
-            .layer(Layer::Cgroup, format!("--cgroup-version {}", arguments.cgroup_version.number()))?;
+            .step(format!("--cgroup-version {}", arguments.cgroup_version.number()))?;
         match arguments.cgroup_version {
             CgroupVersion::V1 => prepare_v1(arguments, &hierarchies, parent, undo),
             CgroupVersion::V2 if arguments.cgroup.is_empty() => join_parent(&hierarchies, parent),
@@ -87,13 +87,13 @@ fn prepare_v1(
     let mut cgroups = Cgroups::default();
     let mut mounts = BTreeSet::new();
     for value in &arguments.cgroup {
-        let hierarchy = hierarchies.of(value.controller()).layer(Layer::Cgroup, value.flag())?;
+        let hierarchy = hierarchies.of(value.controller()).step(value.flag())?;
         let path = parent.join(&arguments.id);
         let inherited: &[&str] = if value.controller() == "cpuset" { &CPUSET } else { &[] };
-        let group = Group::make(&hierarchy.mount, &path, inherited, undo).layer(Layer::Cgroup, value.flag())?;
-        group.set(value).layer(Layer::Cgroup, value.flag())?;
+        let group = Group::make(&hierarchy.mount, &path, inherited, undo).step(value.flag())?;
+        group.set(value).step(value.flag())?;
         if mounts.insert(hierarchy.mount.clone()) {
-            cgroups.add(&group, THREADS, hierarchy.entrance()).layer(Layer::Cgroup, value.flag())?;
+            cgroups.add(&group, THREADS, hierarchy.entrance()).step(value.flag())?;
         }
     }
     Ok(cgroups)
@@ -107,25 +107,25 @@ fn prepare_v2(
 ) -> Result<Cgroups, JailError> {
     let mut cgroups = Cgroups::default();
     let path = parent.join(&arguments.id);
-    let hierarchy = hierarchies.unified().layer(Layer::Cgroup, "--cgroup-version 2")?;
-    let group = Group::make(&hierarchy.mount, &path, &[], undo).layer(Layer::Cgroup, "--cgroup-version 2")?;
+    let hierarchy = hierarchies.unified().step("--cgroup-version 2")?;
+    let group = Group::make(&hierarchy.mount, &path, &[], undo).step("--cgroup-version 2")?;
     for value in &arguments.cgroup {
         let enabled = hierarchy.expect(value.controller()).and_then(|()| enable(&hierarchy.mount, parent, value));
-        enabled.and_then(|()| group.set(value)).layer(Layer::Cgroup, value.flag())?;
+        enabled.and_then(|()| group.set(value)).step(value.flag())?;
     }
-    cgroups.add(&group, PROCESSES, hierarchy.entrance()).layer(Layer::Cgroup, "--cgroup-version 2")?;
+    cgroups.add(&group, PROCESSES, hierarchy.entrance()).step("--cgroup-version 2")?;
     Ok(cgroups)
 }
 
 /// Without a value, the vmm is one of the processes of its parent, if that is there.
 fn join_parent(hierarchies: &Hierarchies, parent: &Path) -> Result<Cgroups, JailError> {
     let mut cgroups = Cgroups::default();
-    let hierarchy = hierarchies.unified().layer(Layer::Cgroup, "--cgroup-version 2")?;
+    let hierarchy = hierarchies.unified().step("--cgroup-version 2")?;
     let flag = || format!("--parent-cgroup {}", parent.display());
     match Group::open_existing(&hierarchy.mount, parent) {
-        Ok(group) => cgroups.add(&group, PROCESSES, hierarchy.entrance()).layer(Layer::Cgroup, flag())?,
+        Ok(group) => cgroups.add(&group, PROCESSES, hierarchy.entrance()).step(flag())?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).layer(Layer::Cgroup, flag()),
+        Err(error) => return Err(error).step(flag()),
     }
     Ok(cgroups)
 }
@@ -191,7 +191,13 @@ impl Group {
     }
 
     fn set(&self, value: &CgroupValue) -> io::Result<()> {
-        self.write(&value.file, &value.value)
+        let explain = |error: io::Error| {
+            io::Error::new(
+                error.kind(),
+                format!("{error}; give a file and a value that this kernel has, or leave it out"),
+            )
+        };
+        self.write(&value.file, &value.value).map_err(explain)
     }
 
     fn read(&self, file: &str) -> io::Result<String> {

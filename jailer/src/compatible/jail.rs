@@ -41,6 +41,9 @@ use crate::error::{JailError, Step};
 use crate::plan::Layer;
 use crate::{jail, sys};
 
+/// Most locked memory of the vmm's user. Firecracker's io_uring takes its rings from it.
+const LOCKED_BYTES: u64 = 8 << 20;
+
 /// With its folder complete, and held by root.
 #[derive(Debug)]
 pub(super) struct Filled;
@@ -210,7 +213,7 @@ impl<'a> Jail<'a, Rooted> {
         let veil = veil.layer(Layer::Landlock, "prepare to hide everything but the jail's folder")?;
         if site.wants(Layer::ResourceLimits) {
             let limits = site.arguments.limits;
-            jail::limit_resources(limits.descriptors, limits.processes)
+            jail::limit_resources(limits.descriptors, limits.processes, LOCKED_BYTES)
                 .layer(Layer::ResourceLimits, "--resource-limit: set resource limits")?;
         }
         if let Some(bytes) = site.arguments.limits.file_bytes {
