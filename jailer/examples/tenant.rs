@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `report` | writes what it is, as JSON |
 //! | `attempt` | does what a vmm does with files, and what no vmm does, and writes as JSON what came of it |
-//! | `plant VICTIM ROUNDS` | makes links to VICTIM of everything in its folder that a jailer touches, again and again |
+//! | `plant WHAT VICTIM` | makes links to VICTIM of the `files`, or of the files and `folders`, that a jailer touches, for ever |
 //! | `mount` | makes a system call that no vmm needs |
 //! | `sleep` | waits for ever |
 //! | `exit N` | ends with this code |
@@ -14,7 +14,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
@@ -38,7 +38,10 @@ fn main() -> Result<(), Failure> {
             "--id" | "--start-time-us" | "--start-time-cpu-us" | "--parent-cpu-time-us" => drop(argument()?),
             "report" => println!("{}", report()?),
             "attempt" => println!("{}", attempts()),
-            "plant" => plant(Path::new(argument()?), argument()?.parse()?),
+            "plant" => {
+                let with_folders = argument()? == "folders";
+                plant(with_folders, Path::new(argument()?));
+            }
             "mount" => mount(Some("x"), "/", Some("tmpfs"), MsFlags::empty(), None::<&str>)?,
             "sleep" => loop {
                 std::thread::park();
@@ -127,32 +130,27 @@ fn control(device: &File) -> io::Result<()> {
     }
 }
 
-/// Fails whenever the folder is held.
-fn plant(victim: &Path, rounds: u32) {
+/// Whatever fails does so because the folder is held, or something is in the way.
+fn plant(with_folders: bool, victim: &Path) -> ! {
     let program = std::env::args().next().unwrap_or_default();
     let name = Path::new(&program).file_name().unwrap_or_default().to_string_lossy().into_owned();
     let pid_file = format!("{name}.pid");
-    let folders = ["dev", "dev/net", "run"];
     let files = ["dev/kvm", "dev/net/tun", "dev/urandom", "dev/userfaultfd", &name, &pid_file];
-    for round in 0..rounds {
-        let link_folders = round % 3 == 0;
+    let target = victim.join("file");
+    for round in 0_u64.. {
         for file in files {
             let _ = fs::remove_file(file);
-            let _ = match round % 2 {
-                0 => symlink(victim.join("file"), file),
-                _ => fs::hard_link(victim.join("file"), file),
-            };
+            let _ = if round % 2 == 0 { symlink(&target, file) } else { fs::hard_link(&target, file) };
         }
+        let folders: &[&str] = if with_folders { &["dev", "dev/net", "run"] } else { &[] };
         for folder in folders {
             let aside = format!("aside-{}", folder.replace('/', "-"));
             let _ = fs::rename(folder, &aside);
-            if link_folders {
-                let _ = symlink(victim, folder);
-                let _ = fs::remove_file(folder);
-            }
+            let _ = symlink(victim, folder);
+            let _ = fs::remove_file(folder);
             let _ = fs::rename(&aside, folder);
         }
-        let _ = fs::metadata(".").map(|metadata| metadata.uid());
-        let _ = OpenOptions::new().create(true).append(true).mode(0o600).open("rounds");
+        let _ = File::create("rounds");
     }
+    std::process::exit(0)
 }
