@@ -80,8 +80,11 @@ impl Verdict {
                 Layer::Landlock => landlock(record),
                 Layer::Seccomp => seccomp::judge(&confinement.threads, record),
             };
-            let given_up = state != State::On && record.is_some_and(|record| is_given_up(record, layer));
-            let text = if given_up { format!("given up when the VM was started; {text}") } else { text };
+            let text = match record.and_then(|record| record.layer(layer)) {
+                // Given up by name, or beyond who built the jail.
+                Some(report) if !report.enforced && state != State::On => format!("{}; {text}", report.detail),
+                _ => text,
+            };
             LayerVerdict { layer, state, text }
         };
         Self::of(Layer::ALL.map(judge).into())
@@ -109,10 +112,6 @@ impl Verdict {
         };
         Self { state, summary, layers }
     }
-}
-
-fn is_given_up(record: &Record, layer: Layer) -> bool {
-    record.layer(layer).is_some_and(|report| !report.enforced)
 }
 
 /// What was found about a layer.

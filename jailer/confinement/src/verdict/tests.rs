@@ -164,7 +164,7 @@ fn a_record_does_not_make_good_what_the_kernel_says_is_not_there() {
     let mut given_up = record();
     given_up.layers = Layer::ALL.map(|layer| LayerReport { layer, enforced: false, detail: "given up".into() }).into();
     let (state, text) = judged(Layer::Landlock, Some(&given_up), |_| {});
-    assert_eq!((state, text.as_str()), (State::Off, "given up when the VM was started; nothing is hidden by Landlock"));
+    assert_eq!((state, text.as_str()), (State::Off, "given up; nothing is hidden by Landlock"));
     // What is there all the same is there.
     assert_eq!(judged(Layer::Namespaces, Some(&given_up), |_| {}).0, State::On);
     let bare = |c: &mut Confinement| c.threads.iter_mut().for_each(|thread| thread.status.seccomp = Seccomp::Off);
