@@ -9,7 +9,7 @@ use crate::descriptors::Descriptor;
 use crate::error::ReadError;
 use crate::limits::ResourceLimits;
 use crate::mounts::Root;
-use crate::namespaces::Namespaces;
+use crate::namespaces::{NamespaceKind, Namespaces};
 use crate::process::Process;
 use crate::threads::Thread;
 
@@ -45,14 +45,15 @@ impl Confinement {
     /// It has ended, or the kernel shows it to others only.
     pub fn read(process: &Process) -> Result<Self, ReadError> {
         let threads = Thread::read_all(process)?;
+        let namespaces = Namespaces::read(process)?;
         let uid = threads.first().map(|thread| thread.status.uid.effective);
         Ok(Self {
             pid: process.pid(),
             program: process.link("exe").ok(),
-            dumpable: uid.map(|uid| dumpable(process, uid)).transpose()?.flatten(),
+            dumpable: uid.map(|uid| dumpable(process, uid, &namespaces)).transpose()?.flatten(),
             same_user: uid.map(|uid| processes_of(uid, process.pid())).unwrap_or_default(),
             threads,
-            namespaces: Namespaces::read(process)?,
+            namespaces,
             root: Root::read(process)?,
             cgroups: Cgroups::read(process)?,
             limits: process.parsed("limits", ResourceLimits::parse)?,
@@ -61,10 +62,12 @@ impl Confinement {
     }
 }
 
-/// The files of a process belong to root if it is not dumpable (proc_pid(5)), which says nothing about root's own.
-fn dumpable(process: &Process, uid: u32) -> Result<Option<bool>, ReadError> {
-    let owner = process.metadata("status")?.st_uid;
-    Ok((uid != 0).then_some(owner == uid))
+/// The files of a process belong to its user, or to root of its user namespace if it is not dumpable (proc_pid(5)). That tells
+/// nothing where these two are one, as they are for root, and for an ordinary user who made the namespace.
+fn dumpable(process: &Process, uid: u32, namespaces: &Namespaces) -> Result<Option<bool>, ReadError> {
+    let is_users = process.metadata("status")?.st_uid == uid;
+    let may_be_one = uid == 0 || namespaces.is_own(NamespaceKind::User);
+    Ok(if is_users && may_be_one { None } else { Some(is_users) })
 }
 
 /// Processes of a user but `besides`. The folders themselves belong to the user always.

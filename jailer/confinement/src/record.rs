@@ -1,7 +1,7 @@
 //! What the jailer wrote down when a jail was complete: the only word on what the kernel shows nobody, Landlock above all.
 //!
-//! It is [`Record::FILE`] in the folder of the VM, belongs to root, and nobody may write it: neither the vmm nor its warden, whose
-//! the folder is, can reach it with their layers on, and one that isn't root's is not believed.
+//! It is [`Record::FILE`] in the folder of the VM, belongs to whoever started the jailer, and nobody may write it: neither the vmm
+//! nor its warden can reach it with their layers on. One that is neither root's nor the reader's own is not believed.
 
 use std::fs::File;
 use std::io::{self, Read};

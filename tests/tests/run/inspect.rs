@@ -45,6 +45,7 @@ fn a_machine_that_runs_a_command_is_confined_and_this_test_is_not() {
         assert_eq!(states(&by_name), LAYERS.map(|layer| (layer, "on")), "{by_name:#}");
         assert_eq!((code, &by_name["verdict"]["state"]), (0, &Value::from("on")));
         assert_eq!(by_name["process"]["pid"], vmm);
+        assert_eq!(by_name["process"]["dumpable"], false);
         let kinds = by_name["process"]["descriptors"].as_array().unwrap().iter();
         let kvm = kinds.filter(|descriptor| descriptor["target"].as_str().unwrap().starts_with("kvm-v"));
         assert_eq!(kvm.count(), 2, "a VM and its vCPU: {by_name:#}");

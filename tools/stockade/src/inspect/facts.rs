@@ -16,7 +16,7 @@ pub fn of(inspection: &Inspection) -> Vec<(&'static str, String)> {
     let dumpable = match process.dumpable {
         Some(true) => "yes: its own user could trace it",
         Some(false) => "no",
-        None => "not shown, since it is root's",
+        None => "not shown of root, nor in a user namespace of its own",
     };
     facts.extend([
         ("dumpable", dumpable.to_owned()),
