@@ -17,12 +17,13 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use caps::CapSet;
-use nix::fcntl::{AtFlags, FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{AtFlags, FcntlArg, FdFlag, OFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
+use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{chdir, execveat, pivot_root, sethostname, setsid};
 use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use stockade_confinement::{Expectation, MOST_DESCRIPTORS};
@@ -139,16 +140,19 @@ impl<'a> Jail<'a, Isolated> {
 }
 
 impl<'a> Jail<'a, Rooted> {
-    /// Sets resource limits.
+    /// Sets resource limits. No file can be made larger than the largest of those that the vmm inherits for writing.
     ///
     /// # Errors
     /// The step that failed.
-    pub fn limit(mut self) -> Result<Jail<'a, Limited>, JailError> {
+    pub fn limit(mut self, inherited: &[BorrowedFd<'_>]) -> Result<Jail<'a, Limited>, JailError> {
         self.layer(Layer::ResourceLimits, |plan| {
             set_resource_limits(plan).layer(Layer::ResourceLimits, "set resource limits")?;
+            let largest = largest_writable(inherited).layer(Layer::ResourceLimits, "look at the vmm's files")?;
+            setrlimit(Resource::RLIMIT_FSIZE, largest, largest).layer(Layer::ResourceLimits, "limit files")?;
             let processes = most_processes(plan);
             Ok(format!(
-                "no core dump, {MOST_DESCRIPTORS} descriptors, {processes} processes, no locked memory, no message queues"
+                "no core dump, {MOST_DESCRIPTORS} descriptors, {processes} processes, no locked memory, no message queues, \
+                 no file larger than {largest} bytes"
             ))
         })?;
         Ok(self.next())
@@ -251,6 +255,20 @@ pub(crate) fn limit_resources(descriptors: u64, processes: u64, locked_bytes: u6
         (Resource::RLIMIT_MSGQUEUE, 0),
     ];
     Ok(limits.into_iter().try_for_each(|(resource, limit)| setrlimit(resource, limit, limit))?)
+}
+
+/// Size of the largest regular file among these descriptors that can be written to: a disk, most likely.
+fn largest_writable(descriptors: &[BorrowedFd<'_>]) -> io::Result<u64> {
+    let mut largest = 0;
+    for descriptor in descriptors {
+        let flags = OFlag::from_bits_truncate(fcntl(descriptor, FcntlArg::F_GETFL)?);
+        let status = fstat(descriptor)?;
+        let is_file = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG;
+        if is_file && flags & OFlag::O_ACCMODE != OFlag::O_RDONLY {
+            largest = largest.max(u64::try_from(status.st_size).unwrap_or(0));
+        }
+    }
+    Ok(largest)
 }
 
 /// The vmm's, and its warden, which has the same user id.

@@ -177,7 +177,7 @@ fn enter(
     progress: &mut PipeWriter,
 ) -> Result<Infallible, JailError> {
     let inherited: Vec<_> = inherited.iter().map(AsFd::as_fd).collect();
-    Jail::new(plan).isolate(cgroup)?.empty_root()?.limit()?.drop_privileges()?.unveil(executable)?.execute(
+    Jail::new(plan).isolate(cgroup)?.empty_root()?.limit(&inherited)?.drop_privileges()?.unveil(executable)?.execute(
         executable,
         &inherited,
         |reports| say(progress, &Progress::Confined(reports.to_vec())),
