@@ -1,10 +1,12 @@
 //! The file behind a block device, and what it can do.
 
 use std::fs::{File, Metadata};
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, IoSlice, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
+use nix::errno::Errno;
+use nix::sys::uio::pwritev;
 use vm_memory::GuestMemoryMmap;
 
 use super::super::chain::Segment;
@@ -16,7 +18,7 @@ pub(super) const SECTOR: u64 = 512;
 /// Bytes in the identifier of a device.
 pub(super) const ID_LENGTH: usize = 20;
 
-/// Zeroes for files that can't be told to be zero: one write's worth.
+/// Zeroes: one write's worth.
 static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// Whether the guest may write.
@@ -164,22 +166,20 @@ impl Backing {
         sys::allocate(self.file.as_fd(), libc::FALLOC_FL_PUNCH_HOLE, offset, length)
     }
 
-    /// Makes a range read as zeroes and keeps its space, by writing them if the file system has no better way.
-    pub(super) fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
-        match sys::allocate(self.file.as_fd(), libc::FALLOC_FL_ZERO_RANGE, offset, length) {
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => self.write_out_zeroes(offset, length),
-            result => result,
-        }
-    }
-
-    fn write_out_zeroes(&self, mut offset: u64, mut length: u64) -> io::Result<()> {
-        use std::os::unix::fs::FileExt;
+    /// Makes a range read as zeroes and keeps its space, by writing them: FALLOC_FL_ZERO_RANGE would be faster, but no filter can
+    /// keep it from taking space behind the end of the file.
+    pub(super) fn write_zeroes(&self, mut offset: u64, mut length: u64) -> io::Result<()> {
         while length > 0 {
             let part = usize::try_from(length).unwrap_or(usize::MAX).min(ZEROES.len());
-            self.file.write_all_at(ZEROES.get(..part).unwrap_or_default(), offset)?;
-            let part = u64::try_from(part).unwrap_or(0);
-            offset = offset.saturating_add(part);
-            length = length.saturating_sub(part);
+            let zeroes = [IoSlice::new(ZEROES.get(..part).unwrap_or_default())];
+            let at = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let written = match pwritev(&self.file, &zeroes, at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Err(Errno::EINTR) => 0,
+                written => u64::try_from(written?).unwrap_or(0),
+            };
+            offset = offset.saturating_add(written);
+            length = length.saturating_sub(written);
         }
         Ok(())
     }
@@ -211,12 +211,12 @@ mod tests {
     }
 
     #[test]
-    fn zeroes_are_written_where_they_must() {
+    fn zeroes_are_written_where_they_belong() {
         let file = tempfile::tempfile().unwrap();
         let content = vec![7; 3 * ZEROES.len()];
         std::os::unix::fs::FileExt::write_all_at(&file, &content, 0).unwrap();
         let backing = build(file.try_clone().unwrap(), Access::ReadWrite).unwrap();
-        backing.write_out_zeroes(512, 2 * ZEROES.len() as u64).unwrap();
+        backing.write_zeroes(512, 2 * ZEROES.len() as u64).unwrap();
         let mut result = vec![1; content.len()];
         std::os::unix::fs::FileExt::read_exact_at(&file, &mut result, 0).unwrap();
         let zero = 512..512 + 2 * ZEROES.len();
