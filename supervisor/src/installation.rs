@@ -81,6 +81,11 @@ impl Installation {
         self.open_program("stockade-vmm")
     }
 
+    /// Opens the program that takes the vmm's place in a jail that is tested.
+    pub fn open_prisoner(&self) -> Result<File, InstallationError> {
+        self.open_program("stockade-prisoner")
+    }
+
     /// Path of the default guest's kernel.
     pub fn kernel(&self) -> PathBuf {
         self.directory.join("guest/vmlinux")

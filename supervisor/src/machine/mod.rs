@@ -11,8 +11,8 @@ mod events;
 pub(crate) mod fake;
 pub mod launch;
 pub mod lease;
-mod run_directory;
-pub(crate) mod state;
+pub mod run_directory;
+pub mod state;
 mod status;
 #[cfg(test)]
 mod tests;

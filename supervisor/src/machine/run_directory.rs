@@ -30,7 +30,7 @@ pub enum RunDirectoryError {
 
 /// A machine's folder, removed at the latest when this is dropped.
 #[derive(Debug)]
-pub(super) struct RunDirectory {
+pub struct RunDirectory {
     path: PathBuf,
     folder: File,
 }
@@ -55,7 +55,8 @@ impl RunDirectory {
         }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 

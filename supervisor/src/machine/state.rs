@@ -30,25 +30,25 @@ const ATTEMPTS: u32 = 16;
 
 /// Where the state of the caller's machines is.
 #[derive(Debug, Clone)]
-pub(crate) struct State {
+pub struct State {
     directory: PathBuf,
     authority: Authority,
 }
 
 /// What a machine has to itself.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub struct Claim {
     /// Its user and group id.
-    pub(super) uid: u32,
+    pub uid: u32,
     /// What is open for as long as anything of it is left.
-    pub(super) lease: OwnedFd,
+    pub lease: OwnedFd,
     /// Its folder.
-    pub(super) run_directory: RunDirectory,
+    pub run_directory: RunDirectory,
 }
 
 impl State {
     /// That of the user who runs this process.
-    pub(crate) fn of_caller() -> Self {
+    pub fn of_caller() -> Self {
         let user = geteuid();
         if user.is_root() {
             return Self { directory: "/run/stockade".into(), authority: Authority::Root };
@@ -60,12 +60,15 @@ impl State {
     }
 
     /// Whose rights jails are built with.
-    pub(super) fn authority(&self) -> Authority {
+    pub fn authority(&self) -> Authority {
         self.authority
     }
 
     /// Makes what outlives machines, and removes what was left behind of any.
-    pub(super) fn prepare(&self) -> Result<(), LeaseError> {
+    ///
+    /// # Errors
+    /// The folder that can't be used.
+    pub fn prepare(&self) -> Result<(), LeaseError> {
         match self.authority {
             Authority::Root => {
                 make_folder(&self.directory, 0o755, Some(0))?;
@@ -82,7 +85,10 @@ impl State {
     }
 
     /// Takes what a machine of this name needs for itself.
-    pub(super) fn claim(&self, name: &VmName) -> Result<Claim, LaunchError> {
+    ///
+    /// # Errors
+    /// There is no user id or no folder for it.
+    pub fn claim(&self, name: &VmName) -> Result<Claim, LaunchError> {
         match self.authority {
             Authority::Root => {
                 let lease = self.user_ids().lease()?;

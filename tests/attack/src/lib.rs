@@ -1,0 +1,32 @@
+//! The hostile suite: puts a [prisoner](stockade_prisoner) into jails, once for each attempt, and judges what comes of it.
+//!
+//! ```text
+//! Suite::run ── worker ── Targets (files, a process, sockets, a jail next door)
+//!                  │
+//!                  └─ Cell: jailer ── prisoner, one attempt ── report
+//!                                                               └─ verdict, also from what became of the targets
+//! ```
+//!
+//! A jail lasts for one attempt, because filters end most of them by killing, and so that no attempt finds what another one left.
+//! [`Condition`] says what the jail is like: complete, in one of the phases of a vmm, without one layer, or [bare](Condition::bare).
+//! An attempt that does not succeed in a bare jail shows nothing when it fails in a complete one. [`Known`] is what the project
+//! knows: which attempts only one layer stops, which nothing needs to stop, and why; [`Known::deviations`] compares.
+//!
+//! What an attempt says of itself is not all that counts: whatever became of its targets (a changed file, a process that ended, a
+//! connection) is a success too, even if the prisoner died of it.
+
+#![forbid(unsafe_code)]
+
+mod cell;
+mod error;
+mod known;
+mod suite;
+mod table;
+mod targets;
+mod verdict;
+
+pub use error::AttackError;
+pub use known::{Deviation, Known};
+pub use suite::{Progress, Suite};
+pub use table::{Matrix, Summary};
+pub use verdict::{Condition, Outcome, Verdict};

@@ -1,0 +1,243 @@
+//! Runs attempts, each in a jail of its own, several at once.
+
+use std::fs::File;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
+use stockade_jailer::warden::ProcessEnd;
+use stockade_prisoner::{ATTEMPT, Description, LIST, Report};
+use stockade_supervisor::installation::Installation;
+
+use crate::cell::{Blueprint, Cell, Remains, path_of};
+use crate::error::{AttackError, Step};
+use crate::targets::Targets;
+use crate::verdict::{Condition, Outcome, Verdict};
+
+/// How signals are numbered that end a prisoner rightly: a filter's, and that of a control group without memory.
+const SIGSYS: i32 = 31;
+const SIGKILL: i32 = 9;
+const SIGXFSZ: i32 = 25;
+
+/// Told how many of how many attempts are over.
+pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Sync);
+
+/// The hostile suite of one installation.
+#[derive(Debug)]
+pub struct Suite {
+    jailer: File,
+    prisoner: File,
+    prefix: String,
+    attempts: Vec<Description>,
+    jails: AtomicU32,
+}
+
+/// Attempts that are still to be made.
+type Jobs<'a> = Mutex<std::vec::IntoIter<(&'a Description, &'a Condition)>>;
+
+impl Suite {
+    /// The suite of an installation. Names of all that it makes begin with `prefix`: letters, digits and `-`.
+    ///
+    /// # Errors
+    /// If the caller is not root, or a program is missing.
+    pub fn open(installation: &Installation, prefix: &str) -> Result<Self, AttackError> {
+        if !geteuid().is_root() {
+            return Err(AttackError::NotRoot);
+        }
+        let (jailer, prisoner) = (installation.open_jailer()?, installation.open_prisoner()?);
+        let listed =
+            Command::new(path_of(&prisoner)).arg(LIST).env_clear().output().step("execute stockade-prisoner")?;
+        let attempts = serde_json::from_slice(&listed.stdout).map_err(AttackError::List)?;
+        allow_descriptors();
+        Ok(Self { jailer, prisoner, prefix: prefix.to_owned(), attempts, jails: AtomicU32::new(0) })
+    }
+
+    /// The attempts.
+    pub fn attempts(&self) -> &[Description] {
+        &self.attempts
+    }
+
+    /// Makes every attempt in every one of these jails. The verdicts are in the order of conditions, then attempts.
+    ///
+    /// # Errors
+    /// What keeps it from judging; nothing is left then.
+    pub fn run(&self, conditions: &[Condition], progress: Progress<'_>) -> Result<Vec<Verdict>, AttackError> {
+        let jobs: Vec<_> = conditions
+            .iter()
+            .flat_map(|condition| self.attempts.iter().map(move |attempt| (attempt, condition)))
+            .collect();
+        self.make(jobs, progress)
+    }
+
+    /// Makes one attempt once more.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn repeat(&self, verdict: &Verdict) -> Result<Verdict, AttackError> {
+        let attempt = self.attempts.iter().find(|attempt| attempt.name == verdict.attempt);
+        let jobs = attempt.into_iter().map(|attempt| (attempt, &verdict.condition)).collect();
+        let repeated = self.make(jobs, &|_, _| ())?;
+        Ok(repeated.into_iter().next().unwrap_or_else(|| verdict.clone()))
+    }
+
+    fn make(&self, jobs: Vec<(&Description, &Condition)>, progress: Progress<'_>) -> Result<Vec<Verdict>, AttackError> {
+        let order: Vec<_> = jobs.clone();
+        let (total, done) = (jobs.len(), AtomicUsize::new(0));
+        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(total.max(1));
+        let jobs: Jobs<'_> = Mutex::new(jobs.into_iter());
+        let verdicts = Mutex::new(Vec::new());
+        let failed = std::thread::scope(|scope| {
+            let work = || -> Result<(), AttackError> {
+                let mut worker = Worker { suite: self, targets: None };
+                while let Some((attempt, condition)) = next(&jobs) {
+                    let (name, condition) = (attempt.name.clone(), condition.clone());
+                    let outcome = match worker.attempt(attempt, &condition) {
+                        Ok(outcome) => outcome,
+                        Err(source) => {
+                            stop(&jobs);
+                            return Err(AttackError::Attempt { attempt: name, condition, source: Box::new(source) });
+                        }
+                    };
+                    let verdict = Verdict { attempt: name, condition, outcome };
+                    lock(&verdicts).push(verdict);
+                    progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
+                }
+                Ok(())
+            };
+            let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().filter_map(|thread| thread.join().ok()).find_map(Result::err)
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let mut verdicts = verdicts.into_inner().unwrap_or_default();
+        verdicts.sort_by_key(|verdict| {
+            order
+                .iter()
+                .position(|(attempt, condition)| attempt.name == verdict.attempt && **condition == verdict.condition)
+        });
+        Ok(verdicts)
+    }
+
+    fn name(&self) -> String {
+        format!("{}-{}", self.prefix, self.jails.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn jailer(&self) -> PathBuf {
+        path_of(&self.jailer)
+    }
+
+    fn prisoner(&self) -> PathBuf {
+        path_of(&self.prisoner)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn next<'a>(jobs: &Jobs<'a>) -> Option<(&'a Description, &'a Condition)> {
+    lock(jobs).next()
+}
+
+/// Nobody is to begin with anything more.
+fn stop(jobs: &Jobs<'_>) {
+    *lock(jobs) = Vec::new().into_iter();
+}
+
+/// What is taken away from a jail is not to be missing already: as many descriptors as there can be.
+fn allow_descriptors() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // More is not to be had otherwise; the report shows what was.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+/// Makes one attempt after the other, against targets of its own.
+struct Worker<'a> {
+    suite: &'a Suite,
+    targets: Option<Targets>,
+}
+
+impl Worker<'_> {
+    fn attempt(&mut self, attempt: &Description, condition: &Condition) -> Result<Outcome, AttackError> {
+        let (jailer, prisoner) = (self.suite.jailer(), self.suite.prisoner());
+        let mut targets = match self.targets.take() {
+            Some(targets) => targets,
+            None => Targets::make(&self.suite.name(), &jailer, &prisoner)?,
+        };
+        let (remains, _peer) = self.run(&targets, attempt, condition, &jailer, &prisoner)?;
+        let harm = targets.harm()?;
+        if harm.is_none() {
+            self.targets = Some(targets);
+        }
+        Ok(judge(&remains, harm))
+    }
+
+    fn run(
+        &self,
+        targets: &Targets,
+        attempt: &Description,
+        condition: &Condition,
+        jailer: &Path,
+        prisoner: &Path,
+    ) -> Result<(Remains, UnixStream), AttackError> {
+        let (descriptors, peer) = targets.descriptors()?;
+        let said = serde_json::to_string(targets.said()).map_err(std::io::Error::from).step("say what to attack")?;
+        let cell = Cell::build(Blueprint {
+            name: &self.suite.name(),
+            jailer,
+            prisoner,
+            arguments: vec![ATTEMPT.to_owned(), attempt.name.clone(), condition.phase.name().to_owned(), said],
+            without: condition.without.clone(),
+            descriptors,
+        })?;
+        Ok((cell.ended()?, peer))
+    }
+}
+
+/// What came of an attempt, from what is left of its jail and of its targets.
+fn judge(remains: &Remains, harm: Option<String>) -> Outcome {
+    let harm: Vec<_> = remains.harm.iter().cloned().chain(harm).collect();
+    let reported = serde_json::from_slice(&remains.report);
+    match reported {
+        Ok(Report::Succeeded(by)) => Outcome::Succeeded(std::iter::once(by).chain(harm).collect::<Vec<_>>().join("; ")),
+        _ if !harm.is_empty() => Outcome::Succeeded(harm.join("; ")),
+        Ok(Report::Refused(by)) => Outcome::Refused(by),
+        Ok(Report::Absent(what)) => Outcome::Absent(what),
+        Err(_) => match remains.end {
+            ProcessEnd::Signaled(SIGSYS) => Outcome::Refused("killed by its filter".into()),
+            ProcessEnd::Signaled(SIGKILL) => Outcome::Refused("killed for want of memory".into()),
+            ProcessEnd::Signaled(SIGXFSZ) => Outcome::Refused("killed for a file that is too large".into()),
+            _ => Outcome::Undecided(remains.message.clone()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(end: ProcessEnd, report: &str, harm: Option<&str>) -> Outcome {
+        let remains = Remains { end, message: "ended".into(), report: report.into(), harm: None };
+        judge(&remains, harm.map(String::from))
+    }
+
+    #[test]
+    fn what_became_of_the_targets_counts_more_than_words() {
+        let refused = r#"{"outcome":"refused","detail":"EPERM"}"#;
+        let succeeded = r#"{"outcome":"succeeded","detail":"read"}"#;
+        let exited = ProcessEnd::Exited(0);
+        assert_eq!(judged(exited, refused, None), Outcome::Refused("EPERM".into()));
+        assert_eq!(judged(exited, succeeded, None), Outcome::Succeeded("read".into()));
+        assert!(judged(exited, refused, Some("a file was changed")).is_success());
+        assert!(judged(ProcessEnd::Signaled(SIGSYS), "", Some("a file was changed")).is_success());
+        assert!(judged(ProcessEnd::Signaled(SIGSYS), "", None).is_failure());
+        for silent in [exited, ProcessEnd::Exited(1), ProcessEnd::Signaled(11)] {
+            let outcome = judged(silent, "", None);
+            assert!(!outcome.is_success() && !outcome.is_failure(), "{outcome}");
+        }
+    }
+}

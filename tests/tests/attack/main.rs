@@ -1,0 +1,66 @@
+//! The hostile suite against the jails of this host: nothing succeeds, and what only one layer stops is known.
+// A test reports what went wrong by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use stockade_attack::{Condition, Known, Matrix, Suite, Verdict};
+use stockade_supervisor::installation::Installation;
+use stockade_tests::{Need, Scratch, distribution, program, test};
+
+const NEEDS: &[Need] = &[Need::Root];
+
+/// Fails with the name of every attempt that came out as it should not.
+fn expect_known(verdicts: &[Verdict]) {
+    let deviations: Vec<_> = Known::read().unwrap().deviations(verdicts).iter().map(ToString::to_string).collect();
+    assert!(deviations.is_empty(), "of {} verdicts:\n  {}", verdicts.len(), deviations.join("\n  "));
+}
+
+/// `stockade doctor --attack`, and its JSON.
+fn doctor(scratch: &Scratch, binaries: &Path) -> (Output, Value) {
+    let mut command = Command::new(program("stockade"));
+    command.args(["doctor", "--attack", "--json", "--name", &scratch.vm_name(), "--binaries"]).arg(binaries);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let json = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    (output, json)
+}
+
+#[test]
+fn nothing_succeeds_with_every_layer_on() {
+    test(NEEDS, |scratch| {
+        let (output, json) = doctor(scratch, &distribution());
+        let verdicts: Vec<Verdict> = serde_json::from_value(json["verdicts"].clone()).unwrap();
+        let attempts = json["attempts"].as_array().unwrap().len();
+        assert!(attempts >= 120, "{attempts}");
+        assert_eq!(verdicts.len(), attempts * Condition::every_phase().len());
+        expect_known(&verdicts);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    });
+}
+
+#[test]
+fn a_doctor_without_instruments_says_so() {
+    test(NEEDS, |scratch| {
+        let (output, _) = doctor(scratch, scratch.path());
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), error.lines().count()), (Some(125), 1), "{error}");
+        assert!(error.contains("stockade-jailer"), "{error}");
+    });
+}
+
+#[test]
+fn what_only_one_layer_stops_is_known() {
+    test(NEEDS, |scratch| {
+        let suite = Suite::open(&Installation::at(distribution()), &scratch.vm_name()).unwrap();
+        let known = Known::read().unwrap();
+        assert_eq!(known.strangers(suite.attempts()), [""; 0]);
+        let mut conditions = Condition::every_layer();
+        conditions.push(Condition::bare());
+        let verdicts = suite.run(&conditions, &|_, _| ()).unwrap();
+        println!("{}", Matrix::new(suite.attempts(), &verdicts, &known));
+        expect_known(&verdicts);
+    });
+}
