@@ -30,6 +30,10 @@ pub enum Verb {
     /// Shows what confines a virtual machine or any process: each layer, read back from the kernel
     #[command(after_help = INSPECT_EXIT_CODES)]
     Inspect(InspectArguments),
+
+    /// Attacks the jails of this host, and shows what comes of it
+    #[command(after_help = DOCTOR_EXIT_CODES)]
+    Doctor(DoctorArguments),
 }
 
 const EXIT_CODES: &str = "\
@@ -61,6 +65,47 @@ Examples:
   stockade inspect build-17
   stockade inspect $(pidof firecracker)
   stockade inspect --json build-17 | jq .verdict.layers";
+
+const DOCTOR_EXIT_CODES: &str = "\
+Exit code:
+  0      no attempt succeeded with every layer on
+  3      at least one did, or ended so that nobody can say; it is named
+  125    stockade itself failed, and nothing is known
+
+A hostile program takes the vmm's place in jails that are made for that, one for each attempt. It is after files,
+processes, sockets and a virtual machine that are made for it as well; nothing else of the host is touched. It takes
+root, and about half a minute, with --matrix a minute more.
+
+With --matrix, jails lack one layer each, so the program has more rights there than any vmm ever has.
+
+Examples:
+  stockade doctor --attack
+  stockade doctor --attack --matrix
+  stockade doctor --attack --json | jq '.verdicts[] | select(.outcome == \"succeeded\")'";
+
+/// Options of `stockade doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArguments {
+    /// Make every attempt of the hostile suite, with every layer on, in each phase of a vmm's life
+    #[arg(long, required = true)]
+    pub attack: bool,
+
+    /// Make them once more with each single layer taken away, and show what only one layer stops
+    #[arg(long)]
+    pub matrix: bool,
+
+    /// Print attempts and verdicts as JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Beginning of the names of jails and files; doctor- and a number if not given
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<VmName>,
+
+    /// Folder with stockade-jailer and stockade-prisoner; the one that stockade itself is in, or /usr/lib/stockade
+    #[arg(long, value_name = "DIRECTORY", env = "STOCKADE_BINARIES", hide_env_values = true)]
+    pub binaries: Option<PathBuf>,
+}
 
 /// Options of `stockade inspect`.
 #[derive(Debug, Args)]

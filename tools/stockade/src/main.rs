@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod doctor;
 mod inspect;
 mod progress;
 mod run;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     ExitCode::from(match arguments.verb {
         Verb::Run(arguments) => run::execute(*arguments),
         Verb::Inspect(arguments) => inspect::execute(&arguments),
+        Verb::Doctor(arguments) => doctor::execute(&arguments),
     })
 }
 
