@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 use stockade_tests::Scratch;
 
@@ -143,6 +144,22 @@ pub(crate) fn too_many_processes(scratch: &Scratch) -> (Running, Jail) {
     let mut jail = Jail::of_tenant(scratch, "exit 0").with("--resource-limit processes=0");
     (jail.uid, jail.gid) = (other.uid, other.gid);
     (running, jail)
+}
+
+/// Something is mounted here until this is dropped.
+pub(crate) struct Mounted(PathBuf);
+
+impl Mounted {
+    pub(crate) fn new(source: &Path, kind: Option<&str>, flags: MsFlags, target: &Path) -> Self {
+        mount(Some(source), target, kind, flags, None::<&str>).unwrap();
+        Self(target.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
 }
 
 /// A process that is killed when dropped.

@@ -5,10 +5,10 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::MsFlags;
 use stockade_tests::{Need, Scratch, test};
 
-use crate::harness::{Jail, jailer};
+use crate::harness::{Jail, Mounted, jailer};
 
 fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -114,10 +114,8 @@ fn places_where_no_jail_can_be() {
         expect(&String::from_utf8(output.stderr).unwrap(), &["--chroot-base-dir", "missing", "No such file"]);
         jail.base = base.clone();
         for (flags, name) in [(MsFlags::MS_NODEV, "nodev"), (MsFlags::MS_NOEXEC, "noexec")] {
-            mount(Some("test"), &base, Some("tmpfs"), flags, None::<&str>).unwrap();
-            let message = jail.refused();
-            umount2(&base, MntFlags::empty()).unwrap();
-            expect(&message, &["--chroot-base-dir", &format!("is mounted {name}"), "remount it"]);
+            let _mounted = Mounted::new(Path::new("test"), Some("tmpfs"), flags, &base);
+            expect(&jail.refused(), &["--chroot-base-dir", &format!("is mounted {name}"), "remount it"]);
         }
         // Where a file has to be is a folder that is not empty.
         for name in ["tenant", "tenant.pid", "dev/kvm"] {

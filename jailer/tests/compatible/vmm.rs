@@ -1,13 +1,15 @@
 //! Stockade's vmm with a guest, and files that appear later.
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
 use serde_json::json;
 use stockade_tests::api::Connection;
 use stockade_tests::guest::{self, Protocol};
 use stockade_tests::process::thread_status;
 use stockade_tests::{Need, Scratch, program, test, wait_for};
 
-use crate::harness::Jail;
+use crate::harness::{Jail, Mounted};
 
 fn jail_of_vmm(scratch: &Scratch, words: &str) -> Jail {
     Jail::new(scratch, &program("stockade-vmm"), words)
@@ -33,11 +35,11 @@ fn files_appear_in_a_jail_that_runs() {
         // What the host mounts goes on to others only where it is shared, as most hosts have it.
         let shared = scratch.join("shared");
         std::fs::create_dir(&shared).unwrap();
-        mount(Some("test"), &shared, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        let _shared = Mounted::new(Path::new("test"), Some("tmpfs"), MsFlags::empty(), &shared);
         mount(None::<&str>, &shared, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
         let mut jail = jail_of_vmm(scratch, "--api-sock /run/api");
         jail.base = shared.clone();
-        let running = jail.start();
+        let mut running = jail.start();
         let socket = jail.root().join("run/api");
         let mut api = wait_for("the API", || Connection::open(&socket).ok());
         let pid = jail.confined();
@@ -51,7 +53,7 @@ fn files_appear_in_a_jail_that_runs() {
         let kernel = scratch.file("kernel", guest::HELLO.image(Protocol::Linux64));
         let place = jail.root().join("kernel");
         std::fs::write(&place, "").unwrap();
-        mount(Some(&kernel), &place, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        let _kernel = Mounted::new(&kernel, None, MsFlags::MS_BIND, &place);
         std::fs::write(shared.join("disk"), vec![0; 4096]).unwrap();
         jail.give(&shared.join("disk"));
         std::fs::hard_link(shared.join("disk"), jail.root().join("disk")).unwrap();
@@ -65,9 +67,6 @@ fn files_appear_in_a_jail_that_runs() {
             let response = api.request("PUT", path, body);
             assert_eq!(response.status, 204, "{path}: {}", response.body);
         }
-        let mut running = running;
         assert_eq!(running.0.wait().unwrap().code(), Some(0));
-        umount2(&place, MntFlags::empty()).unwrap();
-        umount2(&shared, MntFlags::empty()).unwrap();
     });
 }

@@ -22,7 +22,7 @@ const PATIENCE_MS: u16 = 10_000;
 /// The jail that a vmm runs in, by the program that builds it.
 #[derive(Debug, Clone)]
 pub enum Jail {
-    /// Firecracker's kind: a folder that becomes the root directory.
+    /// Firecracker's kind, and Stockade's compatible one: a folder that becomes the root directory.
     Chroot(PathBuf),
     /// Stockade's own: see [`sealed`].
     Sealed(PathBuf),
@@ -115,12 +115,17 @@ impl Contestant {
 
     /// As Firecracker's jailer has it: the jail is the folder `BASE/PROGRAM/ID/root`, and may be filled beforehand.
     fn in_chroot(&self, jailer: &Path, folder: &Path) -> Result<(Command, PathBuf, PathBuf), Error> {
-        let root = folder.join(self.vmm.file_name().unwrap_or_default()).join(ID).join("root");
+        let name = self.vmm.file_name().unwrap_or_default();
+        let root = folder.join(name).join(ID).join("root");
         std::fs::create_dir_all(&root).map_err(at("create", &root))?;
         write_kernel(&root.join("kernel"))?;
+        // A jailer may refuse a program that has other names, or that others can write to; here are neither.
+        let program = folder.join("program").join(name);
+        std::fs::create_dir(folder.join("program")).map_err(at("create", folder))?;
+        std::fs::copy(&self.vmm, &program).map_err(at("copy", &self.vmm))?;
         let mut command = Command::new(jailer);
         let (user, base) = (JAILED_ID.to_string(), folder);
-        command.args(["--id", ID, "--uid", &user, "--gid", &user, "--exec-file"]).arg(&self.vmm);
+        command.args(["--id", ID, "--uid", &user, "--gid", &user, "--exec-file"]).arg(program);
         command.arg("--chroot-base-dir").arg(base).args(["--", "--api-sock", "/api"]).args(&self.arguments);
         Ok((command, "/kernel".into(), root.join("api")))
     }

@@ -40,7 +40,7 @@ struct Arguments {
     /// The vmm
     #[arg(long, value_name = "PATH", default_value = "target/dist/stockade-vmm")]
     vmm: PathBuf,
-    /// Its jailer: measures the vmm in a sealed jail as well, which needs root
+    /// Its jailer: measures the vmm in a sealed jail, and in a chroot jail as Firecracker's, as well, which needs root
     #[arg(long, value_name = "PATH")]
     jailer: Option<PathBuf>,
     /// A vmm to compare it with
@@ -88,6 +88,7 @@ fn contestants(arguments: &Arguments) -> Result<Vec<Contestant>, Error> {
     let mut contestants = vec![own(None)?];
     if let Some(jailer) = &arguments.jailer {
         contestants.push(own(Some(Jail::Sealed(jailer.clone())))?);
+        contestants.push(own(Some(Jail::Chroot(jailer.clone())))?);
     }
     if let Some(vmm) = &arguments.peer_vmm {
         let peer = |jail| Contestant::new("peer", vmm, &arguments.peer_arguments, jail);
