@@ -19,6 +19,18 @@ pub struct Known {
     pub single: Vec<Single>,
     /// Those that do not succeed even in a bare jail.
     pub never: Vec<Never>,
+    /// For each layer, some that it stops by itself, so that it is missed when it is not there.
+    pub alone: Vec<Alone>,
+}
+
+/// Attempts that a layer stops when it is the only one.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Alone {
+    /// The layer.
+    pub layer: Layer,
+    /// Names of the attempts.
+    pub attempts: Vec<String>,
 }
 
 /// Attempts that only one layer stops, and succeed without it.
@@ -107,6 +119,10 @@ impl Known {
         if condition.without.is_empty() {
             return outcome.is_success().then_some("with every layer on, nothing may succeed");
         }
+        if let Some(layer) = condition.has_only() {
+            let stops = self.alone.iter().any(|alone| alone.layer == layer && alone.attempts.contains(attempt));
+            return (stops && outcome.is_success()).then_some("it is known that this layer stops it by itself");
+        }
         let Some(layer) = condition.lacks() else { return self.bare_complaint(attempt, outcome) };
         match (self.stopped_by(layer, attempt), outcome.is_success()) {
             (None, true) => Some("only this layer stops it, which is not known; say why, or have another one stop it"),
@@ -125,6 +141,12 @@ impl Known {
         }
     }
 
+    /// The jails with one layer alone, and what that stops.
+    pub fn alone(&self) -> Vec<(&str, Condition)> {
+        let of = |alone: &Alone| Condition::only(alone.layer);
+        self.alone.iter().flat_map(|alone| alone.attempts.iter().map(move |name| (name.as_str(), of(alone)))).collect()
+    }
+
     /// Names on the list that are no attempt's, or are there twice.
     pub fn strangers(&self, attempts: &[Description]) -> Vec<String> {
         let names: HashSet<_> = attempts.iter().map(|attempt| attempt.name.as_str()).collect();
@@ -133,8 +155,11 @@ impl Known {
             self.single.iter().flat_map(|single| single.attempts.iter().map(|name| (Some(single.layer), name)));
         let never = self.never.iter().flat_map(|never| never.attempts.iter().map(|name| (None, name)));
         let all = single.chain(never);
+        let alone = self.alone.iter().flat_map(|alone| &alone.attempts);
+        let unknown = alone.filter(|name| !names.contains(name.as_str())).cloned();
         all.filter(|(layer, name)| !names.contains(name.as_str()) || !seen.insert((*layer, *name)))
             .map(|(_, name)| name.clone())
+            .chain(unknown)
             .collect()
     }
 }
@@ -153,7 +178,12 @@ mod tests {
             depends_on: depends_on.map(String::from),
         };
         let never = Never { attempts: vec!["never".into()], reason: "a reason".into() };
-        Known { single: vec![single(&["single"], None), single(&["sometimes"], Some("a setting"))], never: vec![never] }
+        let alone = Alone { layer: Layer::Root, attempts: vec!["read".into()] };
+        Known {
+            single: vec![single(&["single"], None), single(&["sometimes"], Some("a setting"))],
+            never: vec![never],
+            alone: vec![alone],
+        }
     }
 
     fn complaints(verdicts: &[(&str, Condition, Outcome)]) -> usize {
@@ -201,6 +231,18 @@ mod tests {
         assert_eq!(complaints(&[("sometimes", seccomp(), no()), ("sometimes", seccomp(), yes())]), 0);
         let absent = Outcome::Absent("ENOSYS".into());
         assert_eq!(complaints(&[("single", seccomp(), no()), ("single", Condition::bare(), absent)]), 0);
+    }
+
+    #[test]
+    fn a_layer_that_does_nothing_is_missed() {
+        assert_eq!(complaints(&[("read", Condition::only(Layer::Root), no())]), 0);
+        assert_eq!(complaints(&[("read", Condition::only(Layer::Root), yes())]), 1);
+        assert_eq!(complaints(&[("read", Condition::only(Layer::Uid), yes())]), 0);
+        let known = Known::read().unwrap();
+        for layer in Layer::ALL {
+            assert_eq!(Condition::only(layer).has_only(), Some(layer));
+            assert!(known.alone.iter().any(|alone| alone.layer == layer && !alone.attempts.is_empty()), "{layer:?}");
+        }
     }
 
     #[test]

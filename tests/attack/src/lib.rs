@@ -8,9 +8,11 @@
 //! ```
 //!
 //! A jail lasts for one attempt, because filters end most of them by killing, and so that no attempt finds what another one left.
-//! [`Condition`] says what the jail is like: complete, in one of the phases of a vmm, without one layer, or [bare](Condition::bare).
+//! [`Condition`] says what the jail is like: complete, in one of the phases of a vmm, without one layer, with one layer alone, or
+//! [bare](Condition::bare).
 //! An attempt that does not succeed in a bare jail shows nothing when it fails in a complete one. [`Known`] is what the project
-//! knows: which attempts only one layer stops, which nothing needs to stop, and why; [`Known::deviations`] compares.
+//! knows: which attempts only one layer stops and which nothing needs to stop, each with the reason, and some that each layer
+//! stops by itself, so that none can go missing behind the others; [`Known::deviations`] compares.
 //!
 //! What an attempt says of itself is not all that counts: whatever became of its targets (a changed file, a process that ended, a
 //! connection) is a success too, even if the prisoner died of it.

@@ -72,15 +72,21 @@ impl Suite {
         self.make(jobs, progress)
     }
 
-    /// Makes one attempt once more.
+    /// Makes these attempts alone, each in its jail. One that there isn't is left out.
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    pub fn repeat(&self, verdict: &Verdict) -> Result<Verdict, AttackError> {
-        let attempt = self.attempts.iter().find(|attempt| attempt.name == verdict.attempt);
-        let jobs = attempt.into_iter().map(|attempt| (attempt, &verdict.condition)).collect();
-        let repeated = self.make(jobs, &|_, _| ())?;
-        Ok(repeated.into_iter().next().unwrap_or_else(|| verdict.clone()))
+    pub fn run_selected(
+        &self,
+        selection: &[(&str, Condition)],
+        progress: Progress<'_>,
+    ) -> Result<Vec<Verdict>, AttackError> {
+        let jobs = selection.iter().filter_map(|(name, condition)| Some((self.attempt(name)?, condition)));
+        self.make(jobs.collect(), progress)
+    }
+
+    fn attempt(&self, name: &str) -> Option<&Description> {
+        self.attempts.iter().find(|attempt| attempt.name == name)
     }
 
     fn make(&self, jobs: Vec<(&Description, &Condition)>, progress: Progress<'_>) -> Result<Vec<Verdict>, AttackError> {

@@ -156,7 +156,7 @@ mod tests {
         let summary = Summary::new(&attempts, &verdicts);
         assert_eq!(summary.failures().count(), 1);
         assert!(summary.to_string().contains("read-file (all layers, run) succeeded: read"), "{summary}");
-        let known = Known { single: Vec::new(), never: Vec::new() };
+        let known = Known { single: Vec::new(), never: Vec::new(), alone: Vec::new() };
         let matrix = Matrix::new(&attempts, &verdicts, &known);
         assert_eq!(matrix.single(), [(&attempts[1], Layer::Seccomp)]);
         assert!(matrix.to_string().contains("1 of 2 attempts"), "{matrix}");

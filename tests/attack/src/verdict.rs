@@ -41,6 +41,17 @@ impl Condition {
         Layer::ALL.map(Self::without).to_vec()
     }
 
+    /// Only one layer is, at the start.
+    pub fn only(layer: Layer) -> Self {
+        Self { phase: Phase::Launch, without: Layer::ALL.into_iter().filter(|other| *other != layer).collect() }
+    }
+
+    /// The layer that alone is there.
+    pub fn has_only(&self) -> Option<Layer> {
+        let mut there = Layer::ALL.into_iter().filter(|layer| !self.without.contains(layer));
+        there.next().filter(|_| there.next().is_none())
+    }
+
     /// The layer that alone is not there.
     pub fn lacks(&self) -> Option<Layer> {
         match self.without.as_slice() {
@@ -55,7 +66,10 @@ impl fmt::Display for Condition {
         match self.without.as_slice() {
             [] => write!(formatter, "all layers, {}", self.phase.name()),
             [layer] => write!(formatter, "without {}", layer.name()),
-            _ => formatter.write_str("bare"),
+            _ => match self.has_only() {
+                Some(layer) => write!(formatter, "only {}", layer.name()),
+                None => formatter.write_str("bare"),
+            },
         }
     }
 }

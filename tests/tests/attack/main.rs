@@ -64,3 +64,15 @@ fn what_only_one_layer_stops_is_known() {
         expect_known(&verdicts);
     });
 }
+
+#[test]
+fn each_layer_stops_attempts_by_itself() {
+    test(NEEDS, |scratch| {
+        let suite = Suite::open(&Installation::at(distribution()), &scratch.vm_name()).unwrap();
+        let known = Known::read().unwrap();
+        let selection = known.alone();
+        let verdicts = suite.run_selected(&selection, &|_, _| ()).unwrap();
+        assert_eq!(verdicts.len(), selection.len());
+        expect_known(&verdicts);
+    });
+}
