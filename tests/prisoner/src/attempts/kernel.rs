@@ -151,17 +151,14 @@ pub const ATTEMPTS: &[Attempt] = &[
     row("own-landlock", "makes a set of Landlock rules", OBJECTS, |_| {
         entered(call!(SYS_landlock_create_ruleset, &[1_u64], 8, 0))
     }),
-    row("shared-memory", "makes shared memory (System V)", OBJECTS, |_| {
-        let memory = call!(SYS_shmget, libc::IPC_PRIVATE, 4096, 0o600)?;
-        entered(call!(SYS_shmctl, memory, libc::IPC_RMID, 0))
+    row("shared-memory", "makes shared memory (System V) of no size", OBJECTS, |_| {
+        entered(call!(SYS_shmget, libc::IPC_PRIVATE, 0, 0o600))
     }),
-    row("message-queue", "makes a message queue (System V)", "its messages are how other holes are used", |_| {
-        let queue = call!(SYS_msgget, libc::IPC_PRIVATE, 0o600)?;
-        entered(call!(SYS_msgctl, queue, libc::IPC_RMID, 0))
+    row("message-queue", "sends to a message queue (System V) that there isn't", OBJECTS, |_| {
+        entered(call!(SYS_msgsnd, -1, &[1_u64, 0], 8, libc::IPC_NOWAIT))
     }),
-    row("semaphore", "makes a semaphore (System V)", OBJECTS, |_| {
-        let semaphore = call!(SYS_semget, libc::IPC_PRIVATE, 1, 0o600)?;
-        entered(call!(SYS_semctl, semaphore, 0, libc::IPC_RMID, 0))
+    row("semaphore", "makes a set of no semaphores (System V)", OBJECTS, |_| {
+        entered(call!(SYS_semget, libc::IPC_PRIVATE, 0, 0o600))
     }),
     row("posix-queue", "opens a message queue (POSIX) without a name", OBJECTS, |_| entered(call!(SYS_mq_open, 0, 0))),
     row("timer", "makes a timer that signals", OBJECTS, |_| {

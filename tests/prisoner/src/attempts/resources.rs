@@ -104,24 +104,21 @@ pub const ATTEMPTS: &[Attempt] = &[
         why: "a fork storm stops a host that does not limit it",
         run: |_| {
             let own = call!(SYS_getpid)?;
-            let mut children = Vec::new();
+            let mut started = 0;
             let stopped = loop {
-                if children.len() >= PROCESSES as usize {
+                if started >= PROCESSES {
                     break None;
                 }
                 match call!(SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) {
                     Ok(0) => stay(own),
-                    Ok(child) => children.push(child),
+                    Ok(_) => started += 1,
                     Err(errno) => break Some(errno),
                 }
             };
-            for child in &children {
-                let _ = call!(SYS_kill, *child, libc::SIGKILL);
-                let _ = call!(SYS_wait4, *child, 0, 0, 0);
-            }
+            // They end with this process, which waits for none: a filter that forbids that is not to hide that they were there.
             match stopped {
                 None => won(format!("{PROCESSES} processes")),
-                Some(errno) => futile(format!("{} processes, then {errno}", children.len())),
+                Some(errno) => futile(format!("{started} processes, then {errno}")),
             }
         },
     },
@@ -253,7 +250,7 @@ fn fill(file: u64, bytes: u64) -> Tried {
     won(format!("{} MiB", written >> 20))
 }
 
-/// Waits to be killed, or for the parent's end.
+/// Waits for the parent's end.
 fn stay(parent: u64) -> ! {
     let _ = call!(SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
     while call!(SYS_getppid) == Ok(parent) {
