@@ -25,10 +25,11 @@
 //! Sealed mode ([`sealed`](crate::sealed)) has what compatibility forbids:
 //! - The root directory belongs to the vmm. It can fill the disk, up to `--resource-limit fsize=N` for each file and what quotas
 //!   there are, and write another number to its pid file.
-//! - The vmm opens paths and makes sockets. The launch filter has to let it, and it is as wide as Firecracker needs.
+//! - The vmm opens paths and makes sockets. The launch filter has to let it, and it is as wide as Firecracker needs: io_uring is
+//!   among that, and what that does with open files no filter sees.
 //! - Mounts that the host makes later in the jail have the flags that the host gives them.
 //! - There is no warden: nobody reports how the vmm ended, keeps its console, or removes its folder and control groups.
-//! - It lives on when whoever started it dies.
+//! - It lives on when whoever started it dies, and another process of its user that is in no jail may look into it.
 //! - Without `--netns` it is in the network namespace of the host, and without `--new-pid-ns` in its PID namespace. Signals and TCP
 //!   are out of reach nevertheless; the network devices of the host are not hidden.
 //! - Without `--cgroup` nothing limits memory and processor time.
