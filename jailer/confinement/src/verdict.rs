@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::confinement::Confinement;
 use crate::layer::Layer;
-use crate::limits::MOST_DESCRIPTORS;
+use crate::limits::{Limit, MOST_DESCRIPTORS};
 use crate::namespaces::NamespaceKind;
 use crate::record::Record;
 
@@ -158,12 +158,14 @@ fn resource_limits(confinement: &Confinement, record: Option<&Record>) -> Findin
         ("msgqueue size", 0),
     ];
     let of = |name| confinement.limits.hard(name);
-    let wrong: Vec<_> = expected
+    let mut wrong: Vec<_> = expected
         .iter()
         .filter(|(name, most)| !of(name).is_at_most(*most))
         .map(|(name, most)| format!("{name} is {}, not {most}", of(name)))
         .collect();
-    if wrong.len() == expected.len() {
+    let grows = of("file size") == Limit(None);
+    wrong.extend(grows.then(|| "file size is unlimited: it can fill a disk that it may write to".to_owned()));
+    if wrong.len() > expected.len() {
         return Finding::off(wrong.join("; "));
     }
     Finding::weak_if(

@@ -18,7 +18,7 @@ fn confinement() -> Confinement {
     let thread = |id| Thread { id, kernel_worker: false, status: status.clone() };
     let usage = |limit| Usage { limit: Some(limit), used: Some(1), folder: Some("/sys/fs/cgroup/x".into()) };
     let limits = "L\nMax core file size  0  0  bytes\nMax open files  4096  4096  files\nMax processes  18  18  processes\n\
-        Max locked memory  0  0  bytes\nMax msgqueue size  0  0  bytes\n";
+        Max locked memory  0  0  bytes\nMax msgqueue size  0  0  bytes\nMax file size  512  512  bytes\n";
     let mount = "58 57 0:40 / / ro,nosuid,nodev,noexec,relatime - tmpfs stockade ro,size=4k\n";
     let all = NamespaceKind::ALL.map(|kind| Namespace { kind, id: 1, own: kind.is_expected() });
     Confinement {
@@ -67,7 +67,7 @@ fn each_thing_that_is_missing_is_said() {
         socket: None,
     };
     let folder = open("/etc");
-    let table: [(Layer, State, &str, Change); 29] = [
+    let table: [(Layer, State, &str, Change); 30] = [
         (Layer::Cgroup, State::Weak, "no limit on memory", |c| c.cgroups.memory.limit = None),
         (Layer::Cgroup, State::Weak, "more than the 17", |c| c.cgroups.processes.limit = Some(18)),
         (Layer::Cgroup, State::Weak, "processor time is limited to 151", |c| c.cgroups.cpu.limit = Some(151)),
@@ -108,6 +108,7 @@ fn each_thing_that_is_missing_is_said() {
         (Layer::ResourceLimits, State::Weak, "processes is 19, not 18", |c| {
             c.limits.0[2].hard = crate::Limit(Some(19))
         }),
+        (Layer::ResourceLimits, State::Weak, "can fill a disk", |c| c.limits.0[5].hard = crate::Limit(None)),
         (Layer::ResourceLimits, State::Off, "open files is unlimited", |c| c.limits.0.clear()),
         (Layer::Capabilities, State::Weak, "bounding set: CAP_CHOWN", |c| {
             c.threads[1].status.capabilities.bounding = CapabilitySet(1);
