@@ -15,9 +15,8 @@
 //! each (`x86_64`), and `unsafe` is in `sys` alone.
 //!
 //! # System calls
-//! A vCPU thread, once confined: `ioctl` with KVM_RUN, KVM_KVMCLOCK_CTRL, KVM_GET_MP_STATE, KVM_GET_REGS, and, to explain an
-//! emulation failure, KVM_GET_SREGS and KVM_TRANSLATE; `futex`; `rt_sigreturn`; what the devices on the buses do; and
-//! what allocating a message takes (`brk`, `mmap`, `munmap`). It does not end before [`VcpuGroup::stop`], which is for
+//! A vCPU thread, once confined: `ioctl` with KVM_RUN, KVM_KVMCLOCK_CTRL, KVM_GET_MP_STATE and KVM_GET_REGS; `futex`;
+//! `rt_sigreturn`; what the devices on the buses do; and what allocating a message takes (`brk`). It does not end before [`VcpuGroup::stop`], which is for
 //! processes that go on. The thread that has the group: `futex`, `tgkill` with SIGUSR1, and `clock_gettime` for the vCPU
 //! threads' processor time. Everything else is done before a vCPU runs.
 

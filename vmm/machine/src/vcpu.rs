@@ -30,8 +30,8 @@ pub(crate) struct Vcpu {
     fd: VcpuFd,
     index: u8,
     host: HostKind,
-    /// Where instructions are read from. It also keeps the memory mapped while the vCPU can access it.
-    memory: Arc<GuestMemory>,
+    /// Stays mapped while the vCPU can access it.
+    _memory: Arc<GuestMemory>,
 }
 
 /// Why a vCPU stops running guest code.
@@ -43,7 +43,7 @@ enum Stop {
 
 impl Vcpu {
     pub(crate) fn new(fd: VcpuFd, index: u8, host: HostKind, memory: Arc<GuestMemory>) -> Self {
-        Self { fd, index, host, memory }
+        Self { fd, index, host, _memory: memory }
     }
 
     pub(crate) fn fd(&self) -> &VcpuFd {
@@ -113,7 +113,7 @@ impl Vcpu {
                 return Some(self.end(ExitReason::EntryFailure, what));
             }
             Exit::InternalError { suberror, data } => {
-                let what = arch::internal_error(&self.fd, &self.memory, self.host, suberror, &data);
+                let what = arch::internal_error(self.host, suberror, &data);
                 return Some(self.end(ExitReason::InternalError, what));
             }
             Exit::SystemEvent { kind, reason } => {

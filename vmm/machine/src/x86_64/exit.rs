@@ -6,7 +6,6 @@ use kvm_bindings::{
     KVM_MP_STATE_UNINITIALIZED,
 };
 use kvm_ioctls::VcpuFd;
-use stockade_boot::GuestMemory;
 use stockade_vmm_api::exit::ExitReason;
 
 use super::{emulation, host::HostKind};
@@ -58,15 +57,9 @@ pub(crate) fn place(vcpu: &VcpuFd) -> String {
 }
 
 /// Explains KVM_EXIT_INTERNAL_ERROR.
-pub(crate) fn internal_error(
-    vcpu: &VcpuFd,
-    memory: &GuestMemory,
-    host: HostKind,
-    suberror: u32,
-    data: &[u64],
-) -> String {
+pub(crate) fn internal_error(host: HostKind, suberror: u32, data: &[u64]) -> String {
     let what = match suberror {
-        KVM_INTERNAL_ERROR_EMULATION => return emulation::explain(vcpu, memory, host, data),
+        KVM_INTERNAL_ERROR_EMULATION => return emulation::explain(host, data),
         KVM_INTERNAL_ERROR_SIMUL_EX => "exceptions at the same time",
         KVM_INTERNAL_ERROR_DELIVERY_EV => "an exit while an interrupt or exception was being delivered",
         KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON => "an exit of the processor that KVM does not know",
