@@ -297,6 +297,20 @@ fn a_vmm_that_is_killed_is_cleaned_up_after() {
 }
 
 #[test]
+fn a_warden_can_be_stopped_and_continued() {
+    let jail = Jail::build("sleep");
+    jail.confined();
+    let pid = Pid::from_raw(i32::try_from(jail.warden.id()).unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    while !["T", "t"].iter().any(|stopped| status_of(pid, "State:").starts_with(stopped)) {
+        std::thread::yield_now();
+    }
+    kill(pid, Signal::SIGCONT).unwrap();
+    jail.send(&serde_json::to_vec(&warden::Command::Kill).unwrap());
+    assert_eq!(jail.ended().0, ProcessEnd::Signaled(9));
+}
+
+#[test]
 fn a_warden_that_is_killed_takes_its_vmm_with_it() {
     let mut jail = Jail::build("sleep");
     let (vmm, _) = jail.confined();

@@ -1,5 +1,9 @@
 //! A guest that does what the test says: the harness's side of `guests/puppet.S`.
 
+use std::os::fd::OwnedFd;
+
+use serde_json::json;
+
 use crate::guest::{self, Protocol};
 use crate::memory::{COUNTER, GuestMemory};
 use crate::vmm::{Builder, Vmm, boot_source};
@@ -59,6 +63,24 @@ impl Puppet {
     pub fn start_in(scratch: &Scratch, vmm: Vmm, protocol: Protocol, configure: impl FnOnce(&Vmm)) -> Self {
         vmm.put("/boot-source", &boot_source(scratch, guest::PUPPET, protocol));
         configure(&vmm);
+        Self::boot(vmm)
+    }
+
+    /// Boots it in a vmm that opens no path and has these descriptors besides, after the test has configured it.
+    pub fn start_sealed(
+        scratch: &Scratch,
+        descriptors: impl IntoIterator<Item = (&'static str, OwnedFd)>,
+        configure: impl FnOnce(&Vmm),
+    ) -> Self {
+        let sealed = Builder::sealed(scratch, guest::PUPPET, Protocol::Pvh);
+        let add = |builder: Builder, (name, descriptor)| builder.descriptor(name, descriptor);
+        let vmm = descriptors.into_iter().fold(sealed, add).start();
+        vmm.put("/boot-source", &json!({ "kernel_image_path": "fd:kernel", "boot_args": "" }));
+        configure(&vmm);
+        Self::boot(vmm)
+    }
+
+    fn boot(vmm: Vmm) -> Self {
         vmm.start_guest();
         let memory = vmm.memory();
         wait_for("the puppet", || (memory.read_array::<1>(READY) == [1]).then_some(()));

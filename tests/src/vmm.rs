@@ -1,8 +1,10 @@
 //! A `stockade-vmm` process.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -65,6 +67,22 @@ impl Builder {
             socket: None,
             console: None,
         }
+    }
+
+    /// A vmm that opens no path: `/dev/kvm`, this guest as `fd:kernel`, and the API's socket are handed over.
+    pub fn sealed(scratch: &Scratch, guest: Guest, protocol: Protocol) -> Self {
+        let name = scratch.vm_name();
+        let socket = scratch.join(&format!("{name}.api"));
+        let kernel = scratch.file("kernel", guest.image(protocol));
+        let kvm = File::options().read(true).write(true).open("/dev/kvm").expect("open /dev/kvm");
+        let builder = Self::bare()
+            .argument("--id")
+            .argument(name)
+            .arguments(["--api-sock", "fd:api"])
+            .descriptor("kvm", kvm)
+            .descriptor("kernel", File::open(kernel).expect("open the kernel"))
+            .descriptor("api", UnixListener::bind(&socket).expect("make a socket"));
+        Self { socket: Some(socket), ..builder }
     }
 
     /// Adds an argument.

@@ -205,6 +205,10 @@ fn payload_limit_can_be_set() {
         assert_eq!(vmm.request("PUT", "/machine-config", MACHINE).status, 204);
         let response = vmm.request("PUT", "/machine-config", &format!("{MACHINE}{}", " ".repeat(51 - MACHINE.len())));
         assert!(response.body.contains("with size 51 is larger than the limit of 50"), "{response:?}");
+
+        let vmm = Builder::new(scratch).arguments(["--http-api-max-payload-size", "2000000"]).start();
+        let padding = " ".repeat(1_500_000);
+        assert_eq!(vmm.request("PUT", "/machine-config", &format!("{MACHINE}{padding}")).status, 204);
     });
 }
 

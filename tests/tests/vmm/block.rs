@@ -281,6 +281,27 @@ fn ranges_can_be_discarded_and_zeroed() {
 }
 
 #[test]
+fn a_disk_that_was_handed_over_is_as_any() {
+    test(&[Need::Kvm], |scratch| {
+        let path = scratch.file("disk", pattern(64));
+        let disk = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+        let puppet = Puppet::start_sealed(scratch, [("disk", disk.into())], |vmm| {
+            let drive = json!({ "drive_id": "disk", "path_on_host": "fd:disk", "is_root_device": false, "cache_type": "Writeback" });
+            vmm.put("/drives/disk", &drive);
+        });
+        let mut block = open(&puppet, FLUSH | DISCARD | WRITE_ZEROES);
+        assert!(block.read(63, SECTOR) == pattern(64)[63 * SECTOR..]);
+        assert_eq!(block.write(5, &[0x11; SECTOR]), OK);
+        assert_eq!(block.clear(WRITE_ZEROES_REQUEST, 8, 8, 0), OK);
+        assert_eq!(block.clear(DISCARD_REQUEST, 32, 8, 0), OK);
+        assert_eq!(block.request(FLUSH_REQUEST, 0, &[]).0, OK);
+        let file = std::fs::read(path).unwrap();
+        assert!(file[5 * SECTOR..6 * SECTOR] == [0x11; SECTOR]);
+        assert!(file[8 * SECTOR..16 * SECTOR].iter().all(|byte| *byte == 0));
+    });
+}
+
+#[test]
 fn sectors_outside_the_disk_are_not_touched() {
     with_disk(json!({}), |puppet, disk| {
         for (sector, length) in

@@ -4,19 +4,25 @@ use serde_json::json;
 use stockade_tests::guest::Protocol;
 use stockade_tests::puppet::Puppet;
 use stockade_tests::virtio::{Device, Queue, feature, flag};
+use stockade_tests::vmm::Vmm;
 use stockade_tests::{Need, test};
 
 /// Device id of an entropy source, virtio 1.2, section 5.
 pub const ENTROPY: u32 = 4;
 
-fn with_entropy(body: impl FnOnce(&Puppet, &Device<'_>, &mut Queue<'_>)) {
+/// In a vmm that opens paths, and in one that doesn't.
+fn with_entropy(body: impl Fn(&Puppet, &Device<'_>, &mut Queue<'_>)) {
     test(&[Need::Kvm], |scratch| {
-        let puppet = Puppet::start_with(scratch, Protocol::Pvh, |vmm| vmm.put("/entropy", &json!({})));
-        let device = Device::find(&puppet, ENTROPY);
-        assert!(device.negotiate(feature::VERSION_1));
-        let mut queue = device.queue(0);
-        device.driver_ok();
-        body(&puppet, &device, &mut queue);
+        let configure = |vmm: &Vmm| vmm.put("/entropy", &json!({}));
+        for puppet in
+            [Puppet::start_with(scratch, Protocol::Pvh, configure), Puppet::start_sealed(scratch, [], configure)]
+        {
+            let device = Device::find(&puppet, ENTROPY);
+            assert!(device.negotiate(feature::VERSION_1));
+            let mut queue = device.queue(0);
+            device.driver_ok();
+            body(&puppet, &device, &mut queue);
+        }
     });
 }
 

@@ -20,4 +20,5 @@ mod entropy;
 mod hostile_driver;
 mod pause;
 mod processors;
+mod sealed;
 mod vsock;

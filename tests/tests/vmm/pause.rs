@@ -1,5 +1,7 @@
 //! Pause and resume really stop and resume the processors.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 use stockade_tests::guest::{self, Protocol};
 use stockade_tests::memory::{COUNTER, GuestMemory};
@@ -41,6 +43,28 @@ fn a_paused_guest_stands_still() {
         for wrong in [json!({ "state": "Stopped" }), json!({}), json!({ "state": "Paused", "now": 1 })] {
             assert_eq!(vmm.request("PATCH", "/vm", &wrong.to_string()).status, 400);
         }
+    });
+}
+
+#[test]
+fn a_process_can_be_stopped_and_continued() {
+    test(&[Need::Kvm], |scratch| {
+        let vmm = Vmm::with_guest(scratch, guest::SPIN, Protocol::Linux64);
+        vmm.start_guest();
+        let memory = vmm.memory();
+        let process = Pid::from_raw(vmm.pid());
+        for state in ["Resumed", "Paused", "Resumed"] {
+            vmm.set_state(state);
+            kill(process, Signal::SIGSTOP).unwrap();
+            wait_for("the guest to stand still", || {
+                let before = memory.read_u64(COUNTER);
+                std::thread::sleep(WATCH);
+                (memory.read_u64(COUNTER) == before).then_some(())
+            });
+            kill(process, Signal::SIGCONT).unwrap();
+            assert_eq!(vmm.request("GET", "/version", "").status, 200);
+        }
+        wait_counts(&memory, COUNTER);
     });
 }
 

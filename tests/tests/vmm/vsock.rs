@@ -7,7 +7,6 @@ use serde_json::json;
 use stockade_tests::guest::Protocol;
 use stockade_tests::puppet::Puppet;
 use stockade_tests::virtio::{Device, QUEUE_SIZE, Queue, feature, flag};
-use stockade_tests::vmm::Builder;
 use stockade_tests::{Need, PATIENCE, Scratch, test, wait_for};
 
 /// Device id of a socket device, virtio 1.2, section 5.
@@ -23,6 +22,7 @@ const SHUTDOWN: u16 = 4;
 const DATA: u16 = 5;
 const CREDIT_UPDATE: u16 = 6;
 const CREDIT_REQUEST: u16 = 7;
+const SHUTDOWN_SEND: u32 = 2;
 const SHUTDOWN_BOTH: u32 = 3;
 
 const HEADER_BYTES: usize = 44;
@@ -439,8 +439,8 @@ fn connections_run_over_descriptors_that_were_handed_over() {
         host.set_read_timeout(Some(PATIENCE)).unwrap();
         let path = scratch.join("listener");
         let listener = UnixListener::bind(&path).unwrap();
-        let builder = Builder::new(scratch).descriptor("vsock_1024", guest_side).descriptor("vsock", listener);
-        let puppet = Puppet::start_in(scratch, builder.start(), Protocol::Pvh, |vmm| {
+        let descriptors = [("vsock_1024", guest_side.into()), ("vsock", listener.into())];
+        let puppet = Puppet::start_sealed(scratch, descriptors, |vmm| {
             vmm.put("/vsock", &json!({ "guest_cid": GUEST_CID, "uds_path": "fd:vsock" }));
         });
         let mut vsock = Vsock::open(&puppet);
@@ -461,5 +461,10 @@ fn connections_run_over_descriptors_that_were_handed_over() {
         let (request, _) = vsock.expect(REQUEST);
         vsock.send(Header::new(RESPONSE, 80, request.source_port), &[]);
         assert_eq!(&read_exactly(&mut client, 3), b"OK ");
+
+        let mut no_more = Header::new(SHUTDOWN, 1, 1024);
+        no_more.flags = SHUTDOWN_SEND;
+        vsock.send(no_more, &[]);
+        assert_ends(&mut host);
     });
 }

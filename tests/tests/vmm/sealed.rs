@@ -1,0 +1,146 @@
+//! A vmm that opens no path, as in the sealed jail, has everything that one with paths has.
+
+use std::fs::File;
+
+use rustix::process::{Resource, Rlimit, prlimit};
+use serde_json::{Value, json};
+use stockade_tests::guest::{self, Guest, Protocol};
+use stockade_tests::memory::COUNTER;
+use stockade_tests::puppet::Puppet;
+use stockade_tests::vmm::{Builder, Exit, Vmm};
+use stockade_tests::{Need, Scratch, process, test, wait_for};
+use stockade_vmm_api::exit::ExitReason;
+
+fn start(scratch: &Scratch, guest: Guest, machine: &Value) -> Vmm {
+    let vmm = Builder::sealed(scratch, guest, Protocol::Pvh).start();
+    vmm.put("/boot-source", &json!({ "kernel_image_path": "fd:kernel", "boot_args": "" }));
+    vmm.put("/machine-config", machine);
+    vmm.start_guest();
+    vmm
+}
+
+#[test]
+fn ends_are_seen() {
+    test(&[Need::Kvm], |scratch| {
+        for (guest, reason) in [
+            (guest::HELLO, ExitReason::Reset),
+            (guest::HALT, ExitReason::Halted),
+            (guest::TRIPLE_FAULT, ExitReason::TripleFault),
+            (guest::UNKNOWN_INSTRUCTION, ExitReason::InternalError),
+        ] {
+            let vmm = start(scratch, guest, &json!({ "vcpu_count": 1, "mem_size_mib": 64 }));
+            let (exit, _, log, _) = vmm.finish();
+            assert_eq!(exit, Exit::Code(reason.code().into()), "{log}");
+        }
+    });
+}
+
+#[test]
+fn it_is_paused_and_resumed() {
+    test(&[Need::Kvm], |scratch| {
+        let vmm = start(scratch, guest::SPIN, &json!({ "vcpu_count": 1, "mem_size_mib": 64 }));
+        let memory = vmm.memory();
+        vmm.set_state("Paused");
+        let before = memory.read_u64(COUNTER);
+        vmm.set_state("Resumed");
+        wait_for("the guest to count", || (memory.read_u64(COUNTER) != before).then_some(()));
+    });
+}
+
+/// A vmm for this guest, with descriptors and with paths.
+fn both(scratch: &Scratch, guest: Guest) -> [Vmm; 2] {
+    let sealed = Builder::sealed(scratch, guest, Protocol::Pvh).start();
+    sealed.put("/boot-source", &json!({ "kernel_image_path": "fd:kernel", "boot_args": "" }));
+    [sealed, Vmm::with_guest(scratch, guest, Protocol::Pvh)]
+}
+
+/// Whether there are pages is the host's affair; what counts is that the filters leave the choice.
+#[test]
+fn memory_may_have_huge_pages() {
+    test(&[Need::Kvm], |scratch| {
+        for vmm in both(scratch, guest::HELLO) {
+            vmm.put("/machine-config", &json!({ "vcpu_count": 1, "mem_size_mib": 64, "huge_pages": "Transparent" }));
+            vmm.start_guest();
+            assert_eq!(vmm.finish().0, Exit::Code(ExitReason::Reset.code().into()));
+        }
+        for vmm in both(scratch, guest::IDLE) {
+            vmm.put("/machine-config", &json!({ "vcpu_count": 1, "mem_size_mib": 64, "huge_pages": "2M" }));
+            let response = vmm.request("PUT", "/actions", r#"{"action_type":"InstanceStart"}"#);
+            let expected = if response.status == 204 { "Running" } else { "Not started" };
+            assert_eq!(vmm.request("GET", "/", "").json()["state"], expected, "{}", response.body);
+        }
+    });
+}
+
+#[test]
+fn a_template_is_checked_against_what_the_guest_gets() {
+    // The highest entry of the page attribute table, which no guest uses.
+    let bitmap = format!("0b001{}", "x".repeat(56));
+    let template = json!({
+        "cpuid_modifiers": [{
+            "leaf": "0x80000001",
+            "subleaf": "0x0",
+            "flags": 0,
+            "modifiers": [{ "register": "ecx", "bitmap": "0b0xxxxx" }],
+        }],
+        "msr_modifiers": [{ "addr": "0x277", "bitmap": bitmap }],
+    });
+    test(&[Need::Kvm], |scratch| {
+        let configure = |vmm: &Vmm| vmm.put("/cpu-config", &template);
+        for puppet in
+            [Puppet::start_sealed(scratch, [], configure), Puppet::start_with(scratch, Protocol::Pvh, configure)]
+        {
+            assert_eq!(puppet.cpuid(0x8000_0001, 0)[2] & 1 << 5, 0);
+        }
+    });
+}
+
+#[test]
+fn a_start_that_ran_out_of_memory_for_threads_can_be_repeated() {
+    const MEMORY_MIB: u64 = 64;
+    /// More than what is mapped besides guest memory and stacks, and less than that with all the stacks.
+    const ROOM: u64 = 2 << 20;
+    test(&[Need::Kvm], |scratch| {
+        for vmm in both(scratch, guest::IDLE) {
+            vmm.put("/machine-config", &json!({ "vcpu_count": 32, "mem_size_mib": MEMORY_MIB }));
+            let size = process::status_field(vmm.pid(), "VmSize").unwrap();
+            let size: u64 = size.trim_end_matches(" kB").trim().parse().unwrap();
+            let limit = |bytes| {
+                let limit = Rlimit { current: bytes, maximum: None };
+                prlimit(rustix::process::Pid::from_raw(vmm.pid()), Resource::As, limit).unwrap();
+            };
+            limit(Some((size << 10) + (MEMORY_MIB << 20) + ROOM));
+            let response = vmm.request("PUT", "/actions", r#"{"action_type":"InstanceStart"}"#);
+            assert!(response.fault_message().contains("start the thread of vCPU"), "{}", response.body);
+            limit(None);
+            vmm.start_guest();
+            vmm.console().wait_for("idle");
+        }
+    });
+}
+
+#[test]
+fn no_api_is_needed() {
+    test(&[Need::Kvm], |scratch| {
+        let config = |kernel: &str| {
+            let config = json!({
+                "boot-source": { "kernel_image_path": kernel, "boot_args": "" },
+                "machine-config": { "vcpu_count": 2, "mem_size_mib": 64 },
+                "drives": [],
+            });
+            // As long as no small buffer is.
+            scratch.file("config", format!("{config}{}", " ".repeat(1_000_000)))
+        };
+        let kernel = scratch.file("kernel", guest::HELLO.image(Protocol::Pvh));
+        let builder = || Builder::bare().arguments(["--id", "config", "--no-api", "--config-file"]);
+        let paths = builder().argument(config(kernel.to_str().unwrap())).start();
+        assert_eq!(paths.finish().0, Exit::Code(0));
+        let sealed = builder()
+            .argument("fd:config")
+            .descriptor("kvm", File::options().read(true).write(true).open("/dev/kvm").unwrap())
+            .descriptor("kernel", File::open(&kernel).unwrap())
+            .descriptor("config", File::open(config("fd:kernel")).unwrap());
+        let (exit, console, log, _) = sealed.start().finish();
+        assert_eq!((exit, console.as_str()), (Exit::Code(0), "hello from the guest\r\n"), "{log}");
+    });
+}
