@@ -1,7 +1,7 @@
 //! Compiles the promises of each role into one filter, and describes them for the documentation.
 //!
-//! Reads `roles.json` (role to promises) and `promises/*.json` (rules in seccompiler's JSON format, each with the reason as
-//! its comment). Writes `filters.rs`, a constant for each role, and `roles.md`.
+//! Reads `roles.json` (role to promises), `promises/*.json` (rules in seccompiler's JSON format, each with the reason as its
+//! comment) and, for the documentation, `unused.json` (rules that no test uses). Writes `filters.rs` and `rules.rs`, a constant for each role, and `roles.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::{env, fs};
 
 use seccompiler::{BpfProgram, TargetArch, compile_from_json, sock_filter};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 #[derive(Deserialize)]
@@ -27,12 +27,60 @@ struct Rule {
     syscall: String,
     comment: String,
     #[serde(default)]
-    args: Vec<Value>,
+    args: Vec<Condition>,
+}
+
+/// As seccompiler reads it.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Condition {
+    index: u8,
+    #[serde(rename = "type")]
+    width: Width,
+    op: Operator,
+    val: u64,
+    comment: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Width {
+    Dword,
+    Qword,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Operator {
+    Eq,
+    Le,
+    MaskedEq(u64),
+}
+
+/// What tools/minimality accepts.
+#[derive(Deserialize)]
+struct Unused {
+    unused: Vec<UnusedRule>,
+    by_chance: Vec<UnusedRule>,
+}
+
+#[derive(Deserialize)]
+struct UnusedRule {
+    rule: String,
+    roles: Vec<String>,
+    reason: String,
+}
+
+/// A rule, and the promise that it is of.
+struct Promised<'a> {
+    promise: &'a str,
+    rule: &'a Rule,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=roles.json");
     println!("cargo:rerun-if-changed=promises");
+    println!("cargo:rerun-if-changed=unused.json");
     let architecture = TargetArch::try_from(env::var("CARGO_CFG_TARGET_ARCH")?.as_str())?;
     let promises = read_promises()?;
     let roles: BTreeMap<String, Vec<String>> = serde_json::from_slice(&fs::read("roles.json")?)?;
@@ -42,21 +90,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     let mut source = String::new();
-    let mut table = String::from("| role | promises | system calls |\n|---|---|---|\n");
+    let mut rules_source = String::new();
+    let mut table = String::from("| role | promises | rules | system calls |\n|---|---|---|---|\n");
     for (role, names) in &roles {
         let rules = merge(role, names, &promises)?;
         let program = compile(&rules, architecture).map_err(|error| format!("role {role:?}: {error}"))?;
-        write_constant(&mut source, role, &with_clone3_missing(program))?;
-        let calls: BTreeSet<_> = rules.iter().map(|rule| rule.syscall.as_str()).collect();
+        write_filter(&mut source, role, &with_clone3_missing(program))?;
+        write_rules(&mut rules_source, role, &rules)?;
+        let calls: BTreeSet<_> = rules.iter().map(|promised| promised.rule.syscall.as_str()).collect();
         let list = calls.iter().copied().collect::<Vec<_>>().join(" ");
-        writeln!(table, "| `{role}` | {} | {}: {list} |", names.join(" "), calls.len())?;
+        writeln!(table, "| `{role}` | {} | {} | {}: {list} |", names.join(" "), rules.len(), calls.len())?;
     }
     table.push_str("\n| promise | meaning |\n|---|---|\n");
     for (name, promise) in &promises {
         writeln!(table, "| `{name}` | {} |", promise.meaning)?;
     }
+    write_unused(&mut table, &serde_json::from_slice(&fs::read("unused.json")?)?)?;
     let out = env::var("OUT_DIR")?;
     fs::write(Path::new(&out).join("filters.rs"), source)?;
+    fs::write(Path::new(&out).join("rules.rs"), rules_source)?;
     fs::write(Path::new(&out).join("roles.md"), table)?;
     Ok(())
 }
@@ -80,27 +132,31 @@ fn read_promises() -> Result<BTreeMap<String, Promise>, Box<dyn Error>> {
 }
 
 /// All rules of a role, each once.
-fn merge(role: &str, names: &[String], promises: &BTreeMap<String, Promise>) -> Result<Vec<Rule>, Box<dyn Error>> {
-    let mut rules: Vec<Rule> = Vec::new();
+fn merge<'a>(
+    role: &str,
+    names: &'a [String],
+    promises: &'a BTreeMap<String, Promise>,
+) -> Result<Vec<Promised<'a>>, Box<dyn Error>> {
+    let mut rules: Vec<Promised<'_>> = Vec::new();
     for name in names {
         let promise = promises.get(name).ok_or_else(|| format!("role {role:?}: there is no promise {name:?}"))?;
         for rule in &promise.filter {
-            let same = |other: &&Rule| other.syscall == rule.syscall;
-            if rules.iter().filter(same).any(|other| other.args.is_empty() != rule.args.is_empty()) {
+            let same = || rules.iter().map(|other| other.rule).filter(|other| other.syscall == rule.syscall);
+            if same().any(|other| other.args.is_empty() != rule.args.is_empty()) {
                 return Err(format!("role {role:?}: {} is constrained in one promise only", rule.syscall).into());
             }
-            if !rules.iter().filter(same).any(|other| other.args == rule.args) {
-                rules.push(rule.clone());
+            if !same().any(|other| other.args == rule.args) {
+                rules.push(Promised { promise: name, rule });
             }
         }
     }
     Ok(rules)
 }
 
-fn compile(rules: &[Rule], architecture: TargetArch) -> Result<BpfProgram, Box<dyn Error>> {
+fn compile(rules: &[Promised<'_>], architecture: TargetArch) -> Result<BpfProgram, Box<dyn Error>> {
     let filter: Vec<Value> = rules
         .iter()
-        .map(|rule| match rule.args.is_empty() {
+        .map(|Promised { rule, .. }| match rule.args.is_empty() {
             true => json!({ "syscall": rule.syscall }),
             false => json!({ "syscall": rule.syscall, "args": rule.args }),
         })
@@ -130,11 +186,35 @@ fn with_clone3_missing(program: BpfProgram) -> BpfProgram {
     whole
 }
 
-fn write_constant(source: &mut String, role: &str, program: &BpfProgram) -> Result<(), std::fmt::Error> {
-    let name = role.to_uppercase().replace('-', "_");
-    writeln!(source, "pub(crate) const {name}: &[sock_filter] = &[")?;
+fn constant(role: &str) -> String {
+    role.to_uppercase().replace('-', "_")
+}
+
+fn write_filter(source: &mut String, role: &str, program: &BpfProgram) -> Result<(), std::fmt::Error> {
+    writeln!(source, "pub(crate) const {}: &[sock_filter] = &[", constant(role))?;
     for sock_filter { code, jt, jf, k } in program {
         writeln!(source, "    sock_filter {{ code: {code}, jt: {jt}, jf: {jf}, k: {k} }},")?;
     }
     writeln!(source, "];")
+}
+
+fn write_rules(source: &mut String, role: &str, rules: &[Promised<'_>]) -> Result<(), std::fmt::Error> {
+    writeln!(source, "pub(super) const {}: &[Rule] = &[", constant(role))?;
+    for Promised { promise, rule: Rule { syscall, comment, args } } in rules {
+        writeln!(source, "    Rule {{ promise: {promise:?}, call: {syscall:?}, reason: {comment:?}, conditions: &[")?;
+        for Condition { index, width, op, val, comment } in args {
+            let fields = format!("width: Width::{width:?}, operator: Operator::{op:?}, value: {val}");
+            writeln!(source, "        Condition {{ argument: {index}, {fields}, meaning: {comment:?} }},")?;
+        }
+        writeln!(source, "    ] }},")?;
+    }
+    writeln!(source, "];")
+}
+
+fn write_unused(table: &mut String, Unused { unused, by_chance }: &Unused) -> Result<(), std::fmt::Error> {
+    table.push_str("\n| rule that no test uses, or not each time | roles | why it is needed |\n|---|---|---|\n");
+    for UnusedRule { rule, roles, reason } in unused.iter().chain(by_chance) {
+        writeln!(table, "| `{}` | {} | {reason} |", rule.replace('|', "\\|"), roles.join(" "))?;
+    }
+    Ok(())
 }

@@ -23,14 +23,15 @@ pub fn list() -> Done {
 pub fn attempt(name: &str, (phase, filtered): (Phase, bool), targets: &str) -> Done {
     let targets: Targets = serde_json::from_str(targets)?;
     let (_, attempt) = attempts::all().find(|(_, attempt)| attempt.name == name).ok_or("no such attempt")?;
-    if filtered && let Some(role) = role(phase) {
-        pledge(role)?;
-    }
     // A signal to either goes to nobody but one process, or to every process.
     if targets.victim <= 1 || targets.neighbour.pid <= 1 {
         return Err("there is nothing to attack".into());
     }
     call!(SYS_read, descriptor::START, &mut [0_u8; 1], 1)?;
+    // From here on some threads may not even read.
+    if filtered && let Some(role) = role(phase) {
+        pledge(role)?;
+    }
     report((attempt.run)(&targets))
 }
 

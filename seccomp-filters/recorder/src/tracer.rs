@@ -1,0 +1,127 @@
+//! Follows a process and all that comes of it, to the end of the last thread.
+//!
+//! A thread has the filters of the one that started it, in the order of their installation, and those that it adds. A system
+//! call has to pass all of them, so it uses a rule of each.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use nix::errno::Errno;
+use nix::sys::ptrace;
+use nix::unistd::Pid;
+use seccomp_filters::Role;
+
+use crate::filters;
+use crate::record::Record;
+use crate::sys::{self, Change};
+
+/// What is known of the threads.
+pub struct Tracer {
+    record: Record,
+    roles: BTreeMap<Pid, Vec<Role>>,
+    /// Threads that are there before the one that started them has told.
+    early: BTreeSet<Pid>,
+}
+
+impl Tracer {
+    /// Begins with a process of one thread, which has no filter.
+    ///
+    /// # Errors
+    /// If it can't be traced.
+    pub fn attach(pid: Pid, record: Record) -> io::Result<Self> {
+        use ptrace::Options;
+        let starts = Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK;
+        // Without PTRACE_O_TRACEEXEC, execve(2) would raise SIGTRAP.
+        let marks = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACEEXEC;
+        ptrace::seize(pid, starts | marks)?;
+        ptrace::interrupt(pid)?;
+        let mut tracer = Self { record, roles: BTreeMap::from([(pid, Vec::new())]), early: BTreeSet::new() };
+        // From here on it stops at system calls.
+        tracer.turn()?;
+        Ok(tracer)
+    }
+
+    /// Follows until there is nobody left. What can't be followed any more is let go, and the record says so.
+    pub fn follow(mut self) {
+        loop {
+            match self.turn() {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    // There is nobody else to tell.
+                    let _ = self.record.incomplete(&error.to_string());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether there is somebody left.
+    fn turn(&mut self) -> io::Result<bool> {
+        let Some((tid, change)) = sys::wait()? else { return Ok(false) };
+        match change {
+            Change::Ended => {
+                self.roles.remove(&tid);
+                return Ok(true);
+            }
+            Change::SystemCall => unless_killed(self.system_call(tid))?,
+            Change::Started => unless_killed(self.started(tid))?,
+            Change::Still if !self.roles.contains_key(&tid) => {
+                self.early.insert(tid);
+                return Ok(true);
+            }
+            Change::Stopped => {
+                sys::stay(tid)?;
+                return Ok(true);
+            }
+            Change::Signal(signal) => {
+                sys::resume(tid, signal)?;
+                return Ok(true);
+            }
+            Change::Still | Change::Other => {}
+        }
+        sys::resume(tid, 0)?;
+        Ok(true)
+    }
+
+    fn started(&mut self, parent: Pid) -> io::Result<()> {
+        let child = i32::try_from(ptrace::getevent(parent)?).map_err(io::Error::other)?;
+        let child = Pid::from_raw(child);
+        self.roles.insert(child, self.roles.get(&parent).cloned().unwrap_or_default());
+        if self.early.remove(&child) {
+            sys::resume(child, 0)?;
+        }
+        Ok(())
+    }
+
+    fn system_call(&mut self, tid: Pid) -> io::Result<()> {
+        let registers = ptrace::getregs(tid)?;
+        let result = registers.rax.cast_signed();
+        let Ok(number) = u32::try_from(registers.orig_rax) else { return Ok(()) };
+        let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
+        let roles = self.roles.entry(tid).or_default();
+        // What the kernel has in rax when a call begins. A call that ends so does nothing, and may as well count twice.
+        if result == -i64::from(libc::ENOSYS) {
+            return self.record.call(roles, number, &arguments);
+        }
+        let [operation, _, program, ..] = arguments;
+        let installed = i64::from(number) == libc::SYS_seccomp
+            && operation == u64::from(libc::SECCOMP_SET_MODE_FILTER)
+            && result == 0;
+        if installed {
+            match filters::role(&filters::read(tid, program)?) {
+                Some(role) => roles.push(role),
+                None => self.record.incomplete("a filter is of no role; the program is of another build")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A thread may be killed whenever it waits, which its end will tell.
+fn unless_killed(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => Ok(()),
+        result => result,
+    }
+}
