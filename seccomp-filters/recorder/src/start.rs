@@ -62,7 +62,7 @@ pub fn record(start: Start, folder: &Path, program: &Path, arguments: &[OsString
     }
     let source = match start {
         Start::Plain => Command::new(program).args(arguments).exec(),
-        Start::Launch => match launch(folder, program, arguments) {
+        Start::Launch => match launch(program, arguments) {
             Ok(never) => match never {},
             Err(error) => error,
         },
@@ -70,13 +70,12 @@ pub fn record(start: Start, folder: &Path, program: &Path, arguments: &[OsString
     StartError::Execute { program: program.display().to_string(), source }
 }
 
-/// As the jailer does. No jail has /proc, where glibc would look for its stack, and so has no root directory that is made here.
-fn launch(root: &Path, program: &Path, arguments: &[OsString]) -> io::Result<Infallible> {
+/// As the jailer does.
+fn launch(program: &Path, arguments: &[OsString]) -> io::Result<Infallible> {
     let executable = File::open(program)?;
     let text = |text: &OsStr| CString::new(text.as_bytes());
     let arguments = std::iter::once(program.as_os_str()).chain(arguments.iter().map(OsString::as_os_str));
     let arguments = arguments.map(text).collect::<Result<Vec<_>, _>>()?;
-    unistd::chroot(root)?;
     seccomp_filters::pledge(Role::Launch).map_err(io::Error::other)?;
     let environment: [CString; 0] = [];
     Ok(unistd::execveat(executable, c"", &arguments, &environment, AtFlags::AT_EMPTY_PATH)?)
