@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use stockade_prisoner::{DISK_BYTES, MARKER, NEIGHBOUR, Neighbour, VICTIM, descriptor};
+use stockade_prisoner::{DISK_BYTES, FORGET, MARKER, NEIGHBOUR, Neighbour, VICTIM, descriptor};
 
 use crate::cell::{Blueprint, Cell};
 use crate::error::{AttackError, Step};
@@ -186,6 +186,7 @@ fn send_descriptor(socket: &UnixStream, descriptor: &impl AsFd) -> io::Result<()
 /// The process to attack.
 struct Victim {
     process: Child,
+    program: PathBuf,
     address: u64,
     key: i32,
 }
@@ -197,7 +198,7 @@ impl Victim {
         command.args([VICTIM, &key.to_string()]).env_clear().env(SECRET, MARKER).process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let process = command.spawn().step("start a process to attack")?;
-        let mut victim = Self { process, address: 0, key };
+        let mut victim = Self { process, program: prisoner.to_owned(), address: 0, key };
         let mut line = String::new();
         if let Some(output) = victim.process.stdout.take() {
             BufReader::new(output).read_line(&mut line).step("hear from the process to attack")?;
@@ -231,7 +232,12 @@ impl Drop for Victim {
             std::thread::sleep(Duration::from_millis(1));
         }
         let _ = self.process.kill();
-        let _ = self.process.wait();
+        let ended = self.process.wait();
+        if !ended.is_ok_and(|status| status.success()) {
+            // An attempt ended it, so that its shared memory is still there.
+            let mut command = Command::new(&self.program);
+            let _ = command.args([FORGET, &self.key.to_string()]).env_clear().stderr(Stdio::null()).status();
+        }
     }
 }
 

@@ -20,6 +20,8 @@ pub const LIST: &str = "list";
 pub const ATTEMPT: &str = "attempt";
 /// Is the process to attack: prints where in its memory the marker is, and stays until its standard input ends.
 pub const VICTIM: &str = "victim";
+/// Removes the shared memory of a victim that ended before it could, whose key is next.
+pub const FORGET: &str = "forget";
 /// Is the vmm of the virtual machine next door, and stays until its [stream](descriptor::STREAM) ends.
 pub const NEIGHBOUR: &str = "neighbour";
 /// Was executed by an attempt.

@@ -24,7 +24,7 @@ mod sys;
 
 use std::process::ExitCode;
 
-use stockade_prisoner::{ATTEMPT, EXECUTED, EXECUTED_AS_ROOT, LIST, NEIGHBOUR, Phase, VICTIM};
+use stockade_prisoner::{ATTEMPT, EXECUTED, EXECUTED_AS_ROOT, FORGET, LIST, NEIGHBOUR, Phase, VICTIM};
 
 /// What a vmm hears when its filters were given up, and what it is to find before it believes that it is confined.
 const WITHOUT_FILTERS: &str = "--no-seccomp";
@@ -38,7 +38,7 @@ usage: stockade-prisoner list                          print the attempts, as JS
 For programs that test jails; people want `stockade doctor --attack`.";
 
 fn main() -> ExitCode {
-    sys::use_one_arena();
+    sys::keep_heap();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let (filtered, words) = own_words(&words);
@@ -52,6 +52,7 @@ fn main() -> ExitCode {
             phase.ok_or_else(|| "no such phase".into()).and_then(|phase| modes::attempt(name, phase, targets))
         }
         [mode, key] if *mode == VICTIM => modes::victim(key),
+        [mode, key] if *mode == FORGET => modes::forget(key),
         [mode] if *mode == NEIGHBOUR => modes::neighbour(),
         [mode] if *mode == EXECUTED => modes::executed(),
         _ => Err(HELP.into()),

@@ -27,8 +27,8 @@ pub fn attempt(name: &str, (phase, filtered): (Phase, bool), targets: &str) -> D
     if targets.victim <= 1 || targets.neighbour.pid <= 1 {
         return Err("there is nothing to attack".into());
     }
-    call!(SYS_read, descriptor::START, &mut [0_u8; 1], 1)?;
     // From here on some threads may not even read.
+    call!(SYS_read, descriptor::START, &mut [0_u8; 1], 1)?;
     if filtered && let Some(role) = role(phase) {
         pledge(role)?;
     }
@@ -65,6 +65,13 @@ pub fn victim(key: &str) -> Done {
     std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
     call!(SYS_shmctl, memory, libc::IPC_RMID, 0)?;
     std::hint::black_box(&marker);
+    Ok(())
+}
+
+/// Removes what a victim would have removed.
+pub fn forget(key: &str) -> Done {
+    let memory = call!(SYS_shmget, key.parse::<i32>()?, 0, 0)?;
+    call!(SYS_shmctl, memory, libc::IPC_RMID, 0)?;
     Ok(())
 }
 

@@ -96,10 +96,14 @@ pub fn call_by_interrupt(number: u32) -> Result<u64, Errno> {
     if result < 0 { Err(Errno::from_raw(i32::try_from(-result).unwrap_or(0))) } else { Ok(result.unsigned_abs()) }
 }
 
-/// Keeps malloc from making an arena for each thread, for which the filters have no use.
-pub fn use_one_arena() {
-    // SAFETY: mallopt(3) may be called at any time; it takes two integers.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+/// Gets from the kernel what malloc will need, for filters that let nobody get more: one arena, and all of it in the heap.
+pub fn keep_heap() {
+    const NEEDED: usize = 1 << 20;
+    for (parameter, value) in [(libc::M_ARENA_MAX, 1), (libc::M_MMAP_MAX, 0), (libc::M_TRIM_THRESHOLD, i32::MAX)] {
+        // SAFETY: mallopt(3) may be called at any time; it takes two integers.
+        unsafe { libc::mallopt(parameter, value) };
+    }
+    drop(std::hint::black_box(vec![1_u8; NEEDED]));
 }
 
 /// Copies bytes from memory that the kernel has mapped for this process.

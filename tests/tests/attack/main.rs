@@ -51,17 +51,28 @@ fn a_doctor_without_instruments_says_so() {
     });
 }
 
+/// Segments of shared memory (System V) whose keys are those of this process's victims.
+fn shared_memory() -> Vec<String> {
+    let keys = i64::from(0x5700 | (std::process::id() & 0xffff) >> 8);
+    let text = std::fs::read_to_string("/proc/sysvipc/shm").unwrap();
+    let key = |line: &str| line.split_whitespace().next().and_then(|word| word.parse::<i64>().ok());
+    text.lines().filter(|line| key(line).is_some_and(|key| key >> 16 == keys)).map(String::from).collect()
+}
+
 #[test]
 fn what_only_one_layer_stops_is_known() {
     test(NEEDS, |scratch| {
         let suite = Suite::open(&Installation::at(distribution()), &scratch.vm_name()).unwrap();
         let known = Known::read().unwrap();
         assert_eq!(known.strangers(suite.attempts()), [""; 0]);
+        let before = shared_memory();
         let mut conditions = Condition::every_layer();
         conditions.push(Condition::bare());
         let verdicts = suite.run(&conditions, &|_, _| ()).unwrap();
         println!("{}", Matrix::new(suite.attempts(), &verdicts, &known));
         expect_known(&verdicts);
+        // Also by victims that an attempt has ended.
+        assert_eq!(shared_memory(), before);
     });
 }
 
