@@ -1,0 +1,224 @@
+//! What can be asked for, and what comes back.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::EventPage;
+use crate::vm::{Exit, Owner, VmId, VmReference, VmSummary};
+
+/// How a virtual machine is stopped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopMode {
+    /// The guest is asked to, and ended if it does not within the virtual machine's timeout.
+    #[default]
+    Ask,
+    /// The guest is ended at once.
+    Force,
+}
+
+/// A request by a client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Which daemon this is. Answered by [`Answer::Version`].
+    Version,
+    /// Virtual machines that the caller may see, in the order of their numbers. Answered by [`Answer::List`].
+    List {
+        /// Only those above this number.
+        after: VmId,
+    },
+    /// One virtual machine. Answered by [`Answer::Vm`].
+    Show {
+        /// Which.
+        vm: VmReference,
+    },
+    /// Starts one that is known. Answered by [`Answer::Vm`] once the guest runs.
+    Start {
+        /// Which.
+        vm: VmReference,
+    },
+    /// Makes one that is gone once it has stopped, and starts it. Answered by [`Answer::Vm`] once the guest runs.
+    Create {
+        /// What it is like.
+        definition: Box<NewVm>,
+    },
+    /// Stops one. Answered by [`Answer::Exit`] once it is over.
+    Stop {
+        /// Which.
+        vm: VmReference,
+        /// How.
+        mode: StopMode,
+    },
+    /// Waits until it does not run any more. Answered by [`Answer::Exit`], at once for one that has ended already.
+    Wait {
+        /// Which.
+        vm: VmReference,
+    },
+    /// Has the guest's processors stand still. Answered by [`Answer::Vm`].
+    Pause {
+        /// Which.
+        vm: VmReference,
+    },
+    /// Has them go on. Answered by [`Answer::Vm`].
+    Unpause {
+        /// Which.
+        vm: VmReference,
+    },
+    /// Events after a cursor; waits for one if there are none yet. Answered by [`Answer::Events`].
+    Events {
+        /// The cursor; without one, only what happens from now on.
+        after: Option<u64>,
+    },
+    /// Reads vm.conf again. Root only. Answered by [`Answer::Done`].
+    Reload,
+    /// Reads another file, and adds what it defines. Root only. Answered by [`Answer::Done`].
+    Load {
+        /// Its absolute path.
+        path: String,
+    },
+    /// Ends every virtual machine, and forgets all of them and their numbers. Root only. Answered by [`Answer::Done`].
+    Reset,
+}
+
+/// A virtual machine that a client defines. What is left out is the template's, or else the default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewVm {
+    /// Its name.
+    pub name: String,
+    /// The virtual machine that it is an instance of.
+    #[serde(default)]
+    pub template: Option<String>,
+    /// Virtual processors.
+    #[serde(default)]
+    pub cpus: Option<u32>,
+    /// Memory of the guest, MiB.
+    #[serde(default)]
+    pub memory_mib: Option<u64>,
+    /// Absolute path of the kernel.
+    #[serde(default)]
+    pub kernel: Option<String>,
+    /// Absolute path of the initial RAM disk.
+    #[serde(default)]
+    pub initramfs: Option<String>,
+    /// Disks.
+    #[serde(default)]
+    pub disks: Vec<NewDisk>,
+    /// Network interfaces.
+    #[serde(default)]
+    pub interfaces: u32,
+    /// Whose it is; the caller's, if left out.
+    #[serde(default)]
+    pub owner: Option<Owner>,
+    /// End it when the guest resets, instead of starting it again.
+    #[serde(default)]
+    pub ends_on_reset: bool,
+}
+
+/// A disk of a [`NewVm`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewDisk {
+    /// Absolute path of the image.
+    pub path: String,
+    /// Whether the guest may not write to it.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// What comes back from a request that was carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// Of [`Request::Version`].
+    Version(Version),
+    /// Of [`Request::List`].
+    List {
+        /// As many as fit.
+        vms: Vec<VmSummary>,
+        /// Whether there are more.
+        more: bool,
+    },
+    /// One virtual machine.
+    Vm(Box<VmSummary>),
+    /// How it ended; nothing for one that never ran.
+    Exit(Option<Exit>),
+    /// Of [`Request::Events`].
+    Events(EventPage),
+    /// It is done.
+    Done,
+}
+
+/// Which daemon this is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// Of the program.
+    pub version: String,
+    /// Of the API.
+    pub api: String,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::vm::{ExitCause, VmState};
+
+    fn summary() -> VmSummary {
+        VmSummary {
+            id: VmId(7),
+            name: "web".into(),
+            state: VmState::Running,
+            generation: 3,
+            owner: Owner { uid: Some(1000), gid: None },
+            run_by: Some(0),
+            cpus: 1,
+            memory_mib: 512,
+            disks: 1,
+            configured: true,
+            pid: Some(1234),
+            jail: Some("web-7-3".into()),
+            started_ms: Some(1),
+            last_exit: Some(Exit { cause: ExitCause::PowerOff, message: "off".into(), at_ms: 2 }),
+            last_error: None,
+        }
+    }
+
+    #[test]
+    fn both_encodings_are_whole() {
+        let answers = [
+            Answer::Vm(Box::new(summary())),
+            Answer::List { vms: vec![summary()], more: true },
+            Answer::Exit(None),
+            Answer::Done,
+        ];
+        for answer in answers {
+            let bytes = postcard::to_stdvec(&answer).unwrap();
+            assert_eq!(postcard::from_bytes::<Answer>(&bytes).unwrap(), answer);
+            let text = serde_json::to_string(&answer).unwrap();
+            assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), answer);
+        }
+        let request = Request::Create { definition: Box::new(NewVm { name: "x".into(), ..NewVm::default() }) };
+        let bytes = postcard::to_stdvec(&request).unwrap();
+        assert_eq!(postcard::from_bytes::<Request>(&bytes).unwrap(), request);
+    }
+
+    #[test]
+    fn what_is_left_out_has_a_default_and_what_is_unknown_is_refused() {
+        let vm: NewVm = serde_json::from_str(r#"{"name":"x","disks":[{"path":"/d"}]}"#).unwrap();
+        assert_eq!(
+            vm,
+            NewVm {
+                name: "x".into(),
+                disks: vec![NewDisk { path: "/d".into(), read_only: false }],
+                ..NewVm::default()
+            }
+        );
+        assert!(serde_json::from_str::<NewVm>(r#"{"name":"x","memmory":1}"#).is_err());
+    }
+
+    #[test]
+    fn digits_are_a_number() {
+        assert_eq!("12".parse(), Ok(VmReference::Id(VmId(12))));
+        assert_eq!("web1".parse(), Ok(VmReference::Name("web1".into())));
+        assert_eq!("99999999999".parse(), Ok(VmReference::Name("99999999999".into())));
+    }
+}
