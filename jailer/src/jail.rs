@@ -30,7 +30,7 @@ use stockade_confinement::{Expectation, MOST_DESCRIPTORS};
 
 use crate::cgroup::Cgroup;
 use crate::error::{JailError, Step};
-use crate::plan::{Authority, Layer, Plan};
+use crate::plan::{Authority, Layer, NamespaceKind, Plan};
 use crate::warden::LayerReport;
 use crate::{sys, unveil};
 
@@ -52,6 +52,15 @@ pub struct Unprivileged;
 /// Without any path.
 #[derive(Debug)]
 pub struct Unveiled;
+
+/// The namespaces that a process makes for itself. That for processes is its parent's to make.
+const NAMESPACES: [(NamespaceKind, CloneFlags); 5] = [
+    (NamespaceKind::Mount, CloneFlags::CLONE_NEWNS),
+    (NamespaceKind::Network, CloneFlags::CLONE_NEWNET),
+    (NamespaceKind::Ipc, CloneFlags::CLONE_NEWIPC),
+    (NamespaceKind::Uts, CloneFlags::CLONE_NEWUTS),
+    (NamespaceKind::Cgroup, CloneFlags::CLONE_NEWCGROUP),
+];
 
 /// A process on its way into its jail.
 #[derive(Debug)]
@@ -97,15 +106,12 @@ impl<'a> Jail<'a, Privileged> {
             Ok(cgroup.describe())
         })?;
         self.layer(Layer::Namespaces, |plan| {
-            let flags = CloneFlags::CLONE_NEWNS
-                | CloneFlags::CLONE_NEWNET
-                | CloneFlags::CLONE_NEWIPC
-                | CloneFlags::CLONE_NEWUTS
-                | CloneFlags::CLONE_NEWCGROUP;
-            unshare(flags).layer(Layer::Namespaces, "make namespaces")?;
-            sethostname(&plan.id).layer(Layer::Namespaces, "set the host name")?;
-            let user = if plan.authority == Authority::User { "user, " } else { "" };
-            Ok(format!("{user}mount, pid, network, ipc, uts and cgroup"))
+            let made = NAMESPACES.into_iter().filter(|(kind, _)| plan.wants_namespace(*kind));
+            unshare(made.map(|(_, flag)| flag).collect()).layer(Layer::Namespaces, "make namespaces")?;
+            if plan.wants_namespace(NamespaceKind::Uts) {
+                sethostname(&plan.id).layer(Layer::Namespaces, "set the host name")?;
+            }
+            Ok(describe_namespaces(plan))
         })?;
         Ok(self.next())
     }
@@ -238,6 +244,13 @@ impl Jail<'_, Unveiled> {
         let arguments = own.chain(self.plan.arguments.iter().cloned());
         arguments.map(CString::new).collect::<Result<_, _>>().step("prepare the vmm's arguments")
     }
+}
+
+fn describe_namespaces(plan: &Plan) -> String {
+    let user = if plan.authority == Authority::User { "user, " } else { "" };
+    let shared: Vec<_> = plan.shared_namespaces.iter().map(|kind| kind.name()).collect();
+    let except = if shared.is_empty() { String::new() } else { format!(", except {}", shared.join(", ")) };
+    format!("{user}mount, pid, network, ipc, uts and cgroup{except}")
 }
 
 /// Sets the limits that vmm and warden share.

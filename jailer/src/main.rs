@@ -42,7 +42,8 @@ The options are those of Firecracker's jailer:
 
 and one of its own:
       --without LAYER          give up a layer: cgroup, namespaces, root, resource-limits, capabilities, uid, landlock
-                               or seccomp; may be repeated";
+                               or seccomp; or one of the namespaces: ipc-namespace, uts-namespace or
+                               cgroup-namespace; may be repeated";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();

@@ -11,7 +11,7 @@ use std::path::{Component, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use stockade_confinement::{Layer, Limits};
+pub use stockade_confinement::{Layer, Limits, NamespaceKind};
 
 /// Version of [`Plan`] and of the messages in [`warden`](crate::warden).
 pub const VERSION: u32 = 1;
@@ -101,6 +101,9 @@ pub struct Plan {
     pub limits: Limits,
     /// Layers that the operator gave up by name. A layer that is not named here and can't be had stops the jail.
     pub without: Vec<Layer>,
+    /// Namespaces of the host that the VM stays in, though it gets the others. For measuring what each of them stops; none otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared_namespaces: Vec<NamespaceKind>,
 }
 
 impl Plan {
@@ -119,6 +122,11 @@ impl Plan {
     /// Whether `layer` is to be put on.
     pub fn wants(&self, layer: Layer) -> bool {
         !self.without.contains(&layer) && !self.authority.lacks().contains(&layer)
+    }
+
+    /// Whether the VM gets a namespace of this kind.
+    pub fn wants_namespace(&self, kind: NamespaceKind) -> bool {
+        self.wants(Layer::Namespaces) && !self.shared_namespaces.contains(&kind)
     }
 
     /// Why `layer` is not put on.
@@ -145,6 +153,9 @@ impl Plan {
         }
         if let Some(argument) = self.arguments.iter().find(|argument| argument.contains('\0')) {
             return bad("arguments", argument, "leave out the null character");
+        }
+        if self.shared_namespaces.contains(&NamespaceKind::Mount) && self.wants(Layer::Root) {
+            return bad("shared_namespaces", "mount", "give up the root directory too, which is a mount");
         }
         self.validate_descriptors()?;
         let directory = &self.run_directory;
@@ -216,6 +227,7 @@ pub(crate) mod tests {
             console_ring_bytes: 4096,
             limits: Limits { memory_bytes: 1 << 28, processes: 16, cpu_percent: 100 },
             without: Vec::new(),
+            shared_namespaces: Vec::new(),
         }
     }
 
@@ -223,7 +235,7 @@ pub(crate) mod tests {
     fn plans_are_checked() {
         plan().validate().unwrap();
         type Change = fn(&mut Plan);
-        let bad: [(&str, Change); 17] = [
+        let bad: [(&str, Change); 18] = [
             ("version", |plan| plan.version = 2),
             ("id", |plan| plan.id = String::new()),
             ("id", |plan| plan.id = "../x".into()),
@@ -241,6 +253,7 @@ pub(crate) mod tests {
             ("console_ring_bytes", |plan| plan.console_ring_bytes = 0),
             ("limits.memory_bytes", |plan| plan.limits.memory_bytes = 0),
             ("limits.processes", |plan| plan.limits.processes = 0),
+            ("shared_namespaces", |plan| plan.shared_namespaces = vec![NamespaceKind::Mount]),
         ];
         for (field, change) in bad {
             let mut plan = plan();

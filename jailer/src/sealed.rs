@@ -23,7 +23,7 @@ use crate::control::Control;
 use crate::error::{JailError, Step};
 use crate::folder::{Contents, Folder};
 use crate::jail::{self, Jail};
-use crate::plan::{Authority, Layer, Plan, WARDEN_GID};
+use crate::plan::{Authority, Layer, NamespaceKind, Plan, WARDEN_GID};
 use crate::warden::{Event, LayerReport};
 use crate::watch::Watch;
 use crate::{sys, unveil, user_namespace};
@@ -90,7 +90,7 @@ fn start(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<Started, JailError> {
     let Descriptors { executable, inherited, lease, console } = take_over(plan).step("take over descriptors")?;
     let ring = console_ring(plan).step("make the console's file")?;
     let run_directory = Folder::open(&plan.run_directory, Contents::Removed).step("open the run directory")?;
-    if plan.wants(Layer::Namespaces) {
+    if plan.wants_namespace(NamespaceKind::Pid) {
         unshare(CloneFlags::CLONE_NEWPID).layer(Layer::Namespaces, "make a PID namespace")?;
     }
     let (progress, progress_end) = io::pipe().step("make a pipe")?;

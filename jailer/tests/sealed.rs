@@ -77,6 +77,7 @@ impl Jail {
             console_ring_bytes: 4096,
             limits: Limits { memory_bytes: 64 << 20, processes: 8, cpu_percent: 150 },
             without: Vec::new(),
+            shared_namespaces: Vec::new(),
         };
         change(&mut plan);
         let mut file = tempfile::tempfile().unwrap();

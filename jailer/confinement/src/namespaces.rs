@@ -1,6 +1,6 @@
 //! The namespaces of a process, against those of the host (namespaces(7)).
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{ParseError, ReadError};
 use crate::process::Process;
@@ -36,7 +36,7 @@ pub struct Namespace {
 }
 
 /// What a namespace is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NamespaceKind {
     /// Mounts.

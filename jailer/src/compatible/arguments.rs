@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use crate::plan::Layer;
+use crate::plan::{Layer, NamespaceKind};
 
 /// Where jails are, if the command line doesn't say.
 pub const DEFAULT_BASE: &str = "/srv/jailer";
@@ -41,6 +41,8 @@ pub struct Arguments {
     pub limits: ResourceLimits,
     /// Layers that are given up.
     pub without: Vec<Layer>,
+    /// Namespaces of the host that the vmm stays in, though it gets the others.
+    pub shared_namespaces: Vec<NamespaceKind>,
     /// What the vmm gets beside its id.
     pub vmm: Vec<OsString>,
 }
@@ -49,6 +51,11 @@ impl Arguments {
     /// Whether `layer` is to be put on.
     pub fn wants(&self, layer: Layer) -> bool {
         !self.without.contains(&layer)
+    }
+
+    /// Whether a namespace of this kind is to be made. Those for processes and network are matters of their own options.
+    pub fn wants_namespace(&self, kind: NamespaceKind) -> bool {
+        self.wants(Layer::Namespaces) && !self.shared_namespaces.contains(&kind)
     }
 }
 

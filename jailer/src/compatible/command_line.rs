@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use lexopt::prelude::*;
 
 use super::arguments::{Arguments, CgroupValue, CgroupVersion, DEFAULT_BASE, Processes, ResourceLimits, Session};
-use crate::plan::Layer;
+use crate::plan::{Layer, NamespaceKind};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -88,6 +88,13 @@ struct Parsed {
     parent_cgroup: Option<PathBuf>,
     limits: ResourceLimits,
     without: Vec<Layer>,
+    shared_namespaces: Vec<NamespaceKind>,
+}
+
+/// What can be given up.
+enum Part {
+    Layer(Layer),
+    Namespace(NamespaceKind),
 }
 
 impl Parsed {
@@ -105,7 +112,10 @@ impl Parsed {
             "--cgroup-version" => self.cgroup_version = cgroup_version(&parser.value()?)?,
             "--parent-cgroup" => self.parent_cgroup = Some(parent_cgroup(&parser.value()?)?),
             "--resource-limit" => self.add_limit(&parser.value()?)?,
-            "--without" => self.without.push(layer(&parser.value()?)?),
+            "--without" => match part(&parser.value()?)? {
+                Part::Layer(layer) => self.without.push(layer),
+                Part::Namespace(kind) => self.shared_namespaces.push(kind),
+            },
             _ => return Err(lexopt::Error::UnexpectedOption(option.to_owned()).into()),
         }
         Ok(())
@@ -140,6 +150,7 @@ impl Parsed {
             parent_cgroup: self.parent_cgroup,
             limits: self.limits,
             without: self.without,
+            shared_namespaces: self.shared_namespaces,
             vmm,
         })
     }
@@ -193,11 +204,17 @@ fn parent_cgroup(text: &OsStr) -> Result<PathBuf, ArgumentError> {
     is_valid.then(|| text.into()).ok_or_else(|| value("--parent-cgroup", text.to_string_lossy(), REMEDY))
 }
 
-fn layer(text: &OsStr) -> Result<Layer, ArgumentError> {
-    const REMEDY: &str =
-        "name a layer: cgroup, namespaces, root, resource-limits, capabilities, uid, landlock or seccomp";
-    let named = Layer::ALL.into_iter().find(|layer| text == layer.name());
-    named.ok_or_else(|| value("--without", text.to_string_lossy(), REMEDY))
+fn part(text: &OsStr) -> Result<Part, ArgumentError> {
+    const REMEDY: &str = "name a layer: cgroup, namespaces, root, resource-limits, capabilities, uid, landlock or seccomp; or \
+                          one namespace: ipc-namespace, uts-namespace or cgroup-namespace";
+    const NAMESPACES: [(&str, NamespaceKind); 3] = [
+        ("ipc-namespace", NamespaceKind::Ipc),
+        ("uts-namespace", NamespaceKind::Uts),
+        ("cgroup-namespace", NamespaceKind::Cgroup),
+    ];
+    let layer = Layer::ALL.into_iter().find(|layer| text == layer.name()).map(Part::Layer);
+    let namespace = NAMESPACES.into_iter().find(|(name, _)| text == *name).map(|(_, kind)| Part::Namespace(kind));
+    layer.or(namespace).ok_or_else(|| value("--without", text.to_string_lossy(), REMEDY))
 }
 
 #[cfg(test)]
@@ -231,7 +248,7 @@ mod tests {
     fn what_follows_two_dashes_is_the_vmms() {
         let line = format!(
             "{NEEDED} --daemonize --new-pid-ns --netns /n --cgroup cpu.shares=10 --cgroup cpuset.cpus=0-1 --cgroup-version 2 \
-             --parent-cgroup a/b --resource-limit fsize=9 --resource-limit no-file=10 --without landlock --chroot-base-dir /j \
+             --parent-cgroup a/b --resource-limit fsize=9 --resource-limit no-file=10 --without landlock --without ipc-namespace --chroot-base-dir /j \
              -- --id x -- --uid"
         );
         let arguments = arguments(&line).unwrap();
@@ -243,6 +260,8 @@ mod tests {
         let limits = ResourceLimits { file_bytes: Some(9), descriptors: 10, processes: DEFAULT_PROCESSES };
         assert_eq!(arguments.limits, limits);
         assert!(!arguments.wants(Layer::Landlock) && arguments.wants(Layer::Seccomp));
+        assert_eq!(arguments.shared_namespaces, [NamespaceKind::Ipc]);
+        assert!(arguments.wants_namespace(NamespaceKind::Uts) && !arguments.wants_namespace(NamespaceKind::Ipc));
         assert_eq!((arguments.session, arguments.processes), (Session::Own, Processes::Own));
     }
 

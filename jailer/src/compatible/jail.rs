@@ -38,11 +38,17 @@ use super::process::{Vmm, now_us};
 use super::tree::{Tree, TreeError};
 use super::undo::Undo;
 use crate::error::{JailError, Step};
-use crate::plan::Layer;
+use crate::plan::{Layer, NamespaceKind};
 use crate::{jail, sys};
 
 /// Most locked memory of the vmm's user. Firecracker's io_uring takes its rings from it.
 const LOCKED_BYTES: u64 = 8 << 20;
+/// The namespaces that every vmm gets.
+const NAMESPACES: [(NamespaceKind, CloneFlags); 3] = [
+    (NamespaceKind::Ipc, CloneFlags::CLONE_NEWIPC),
+    (NamespaceKind::Uts, CloneFlags::CLONE_NEWUTS),
+    (NamespaceKind::Cgroup, CloneFlags::CLONE_NEWCGROUP),
+];
 
 /// With its folder complete, and held by root.
 #[derive(Debug)]
@@ -147,11 +153,10 @@ impl<'a> Jail<'a, Filled> {
         if site.wants(Layer::Root) {
             flags |= CloneFlags::CLONE_NEWNS;
         }
-        if site.wants(Layer::Namespaces) {
-            flags |= CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWCGROUP;
-        }
+        let own = NAMESPACES.into_iter().filter(|(kind, _)| site.arguments.wants_namespace(*kind));
+        flags.extend(own.map(|(_, flag)| flag));
         unshare(flags).layer(Layer::Namespaces, "make namespaces")?;
-        if site.wants(Layer::Namespaces) {
+        if site.arguments.wants_namespace(NamespaceKind::Uts) {
             sethostname(&site.arguments.id).layer(Layer::Namespaces, "set the host name")?;
         }
         Ok(Jail { site, state: Isolated(views) })

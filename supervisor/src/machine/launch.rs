@@ -134,6 +134,7 @@ pub fn launch(blueprint: Blueprint) -> Result<(Machine, UnixStream), LaunchError
         console_ring_bytes: CONSOLE_RING_BYTES,
         limits: limits(blueprint.cpus, blueprint.memory),
         without: blueprint.without,
+        shared_namespaces: Vec::new(),
     };
     let plan = inheritance.add(plan_file(&plan)?);
     let jailer = execute(&blueprint.jailer, plan, inheritance, diagnostics_end.into())?;

@@ -104,6 +104,7 @@ impl Cell {
             console_ring_bytes: RING_BYTES,
             limits: LIMITS,
             without: blueprint.without,
+            shared_namespaces: Vec::new(),
         };
         descriptors.extend([
             (number::EXECUTABLE, File::open(blueprint.prisoner).step("open stockade-prisoner")?.into()),
