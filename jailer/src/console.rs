@@ -35,6 +35,20 @@ impl Ring {
         Ok(Self { file, size: u64::from(size.max(1)), cursor: 0, lost: 0 })
     }
 
+    /// Goes on in `file`, which another writer left, or which is empty.
+    ///
+    /// # Errors
+    /// As reading a file.
+    pub fn resume(file: File, size: u32) -> io::Result<Self> {
+        let mut header = [0; HEADER_BYTES as usize];
+        let cursor = match file.read_exact_at(&mut header, 0) {
+            Ok(()) => u64::from_le_bytes(header),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            Err(error) => return Err(error),
+        };
+        Ok(Self { file, size: u64::from(size.max(1)), cursor, lost: 0 })
+    }
+
     /// The file, for whoever owns it from now on.
     pub fn file(&self) -> &File {
         &self.file
@@ -120,6 +134,16 @@ mod tests {
             assert_eq!(tail(&path, 3), &kept[kept.len() - 3..]);
         }
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 16);
+    }
+
+    #[test]
+    fn a_ring_goes_on_where_another_writer_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("console");
+        let open = || File::options().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
+        Ring::resume(open(), 8).unwrap().append(b"abcdef");
+        Ring::resume(open(), 8).unwrap().append(b"ghij");
+        assert_eq!(tail(&path, 100), "cdefghij");
     }
 
     #[test]

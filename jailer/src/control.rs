@@ -30,6 +30,12 @@ impl Control {
         }
     }
 
+    /// Says `event`, if that can be done at once. Returns whether it was.
+    pub fn send_now(&self, event: &Event) -> bool {
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        serde_json::to_vec(&bounded(event)).is_ok_and(|packet| send(self.socket.as_raw_fd(), &packet, flags).is_ok())
+    }
+
     /// The next command, once the socket is readable; `None` if the supervisor is gone or talks nonsense.
     ///
     /// # Errors
@@ -56,6 +62,6 @@ fn bounded(event: &Event) -> Event {
         Event::Refused { layer, message } => Event::Refused { layer: *layer, message: cut(message) },
         Event::Ended { end, message } => Event::Ended { end: *end, message: cut(message) },
         Event::Cleaned { left_behind } => Event::Cleaned { left_behind: left_behind.iter().take(8).map(cut).collect() },
-        Event::Confined { .. } => event.clone(),
+        Event::Confined { .. } | Event::Vmm { .. } | Event::TakenOver { .. } => event.clone(),
     }
 }

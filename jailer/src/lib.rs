@@ -2,6 +2,7 @@
 //!
 //! [`plan`] is what the supervisor asks for, [`warden`] what it hears back. [`jail`] has the steps in their order, [`sealed`] puts
 //! them together, [`watch`] is what the warden does from then on, and [`console`] what it keeps of the guest's console.
+//! [`supervisor`], [`reports`] and [`journal`] are for a VM that outlives its supervisor.
 
 #![deny(unsafe_code)]
 
@@ -13,8 +14,11 @@ pub mod control;
 pub mod error;
 pub mod folder;
 pub mod jail;
+pub mod journal;
 pub mod plan;
+pub mod reports;
 pub mod sealed;
+pub mod supervisor;
 mod sys;
 pub mod unveil;
 mod user_namespace;

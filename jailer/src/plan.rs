@@ -104,6 +104,41 @@ pub struct Plan {
     /// Namespaces of the host that the VM stays in, though it gets the others. For measuring what each of them stops; none otherwise.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shared_namespaces: Vec<NamespaceKind>,
+    /// Has the VM outlive its supervisor; without it, the VM ends with that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detached: Option<Detached>,
+}
+
+/// What a warden needs to outlive its supervisor. All numbers are of descriptors that nobody else gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Detached {
+    /// A listening `SOCK_SEQPACKET` socket, at which another supervisor [takes over](crate::warden::Event::TakenOver).
+    pub listener: RawFd,
+    /// An empty file, which gets the [journal](crate::journal).
+    pub journal: RawFd,
+    /// Read end of the pipe that the vmm writes its events to.
+    pub events: RawFd,
+    /// Read end of the pipe that is the standard error of jailer and vmm.
+    pub diagnostics: RawFd,
+    /// The file with the console's [ring](crate::console), which may have been another jail's before; there is none in the run
+    /// directory then.
+    pub console_ring: RawFd,
+    /// What is only held open for as long as the vmm lives.
+    pub held: Vec<RawFd>,
+}
+
+impl Detached {
+    fn numbers(&self) -> impl Iterator<Item = (&'static str, RawFd)> {
+        let single = [
+            ("detached.listener", self.listener),
+            ("detached.journal", self.journal),
+            ("detached.events", self.events),
+            ("detached.diagnostics", self.diagnostics),
+            ("detached.console_ring", self.console_ring),
+        ];
+        single.into_iter().chain(self.held.iter().map(|number| ("detached.held", *number)))
+    }
 }
 
 impl Plan {
@@ -188,7 +223,7 @@ impl Plan {
         ];
         let all = single.into_iter().chain(self.descriptors.iter().map(|number| ("descriptors", *number)));
         let mut seen = HashSet::new();
-        for (field, number) in all {
+        for (field, number) in all.chain(self.detached.iter().flat_map(Detached::numbers)) {
             if number <= 2 {
                 return bad(field, number, "give a number above the standard streams'");
             }
@@ -228,6 +263,7 @@ pub(crate) mod tests {
             limits: Limits { memory_bytes: 1 << 28, processes: 16, cpu_percent: 100 },
             without: Vec::new(),
             shared_namespaces: Vec::new(),
+            detached: None,
         }
     }
 
@@ -235,7 +271,7 @@ pub(crate) mod tests {
     fn plans_are_checked() {
         plan().validate().unwrap();
         type Change = fn(&mut Plan);
-        let bad: [(&str, Change); 18] = [
+        let bad: [(&str, Change); 19] = [
             ("version", |plan| plan.version = 2),
             ("id", |plan| plan.id = String::new()),
             ("id", |plan| plan.id = "../x".into()),
@@ -250,6 +286,11 @@ pub(crate) mod tests {
             ("control", |plan| plan.control = -1),
             ("run_directory", |plan| plan.run_directory = "vms/vm-1".into()),
             ("run_directory", |plan| plan.run_directory = "/run/../etc".into()),
+            ("detached.held", |plan| {
+                let held = vec![7];
+                plan.detached =
+                    Some(Detached { listener: 10, journal: 11, events: 12, diagnostics: 13, console_ring: 14, held });
+            }),
             ("console_ring_bytes", |plan| plan.console_ring_bytes = 0),
             ("limits.memory_bytes", |plan| plan.limits.memory_bytes = 0),
             ("limits.processes", |plan| plan.limits.processes = 0),

@@ -23,7 +23,9 @@ use crate::control::Control;
 use crate::error::{JailError, Step};
 use crate::folder::{Contents, Folder};
 use crate::jail::{self, Jail};
-use crate::plan::{Authority, Layer, NamespaceKind, Plan, WARDEN_GID};
+use crate::plan::{Authority, Detached, Layer, NamespaceKind, Plan, WARDEN_GID};
+use crate::reports::Reports;
+use crate::supervisor::Supervisor;
 use crate::warden::{Event, LayerReport};
 use crate::watch::Watch;
 use crate::{sys, unveil, user_namespace};
@@ -41,8 +43,10 @@ enum Progress {
 struct Descriptors {
     executable: OwnedFd,
     inherited: Vec<OwnedFd>,
-    lease: OwnedFd,
+    held: Vec<OwnedFd>,
     console: OwnedFd,
+    reports: Option<Reports>,
+    ring: Option<OwnedFd>,
 }
 
 /// Builds the jail of `plan`, executes the vmm in it, and stays as its warden. Whatever there is to say goes to the plan's control
@@ -51,32 +55,40 @@ struct Descriptors {
 /// # Errors
 /// There is no control socket to say it to.
 pub fn run(plan: &Plan) -> io::Result<()> {
-    let control = Control::new(sys::inherited(plan.control)?);
+    let mut supervisor = supervisor(plan)?;
     let refused = |error: JailError| Event::Refused { layer: error.layer, message: error.explain() };
     if plan.authority == Authority::User
         && let Err(error) = user_namespace::enter().step("make a user namespace")
     {
-        control.send(&refused(error));
+        supervisor.tell(&refused(error));
         return Ok(());
     }
     let cgroup = match make_cgroup(plan) {
         Ok(cgroup) => cgroup,
         Err(error) => {
-            control.send(&refused(error));
+            supervisor.tell(&refused(error));
             return Ok(());
         }
     };
     match start(plan, cgroup.as_ref()) {
         Ok(Started { watch, confinement }) => {
-            control.send(&Event::Confined { pid: watch.pid(), at_us: monotonic_us(), confinement });
-            watch.until_the_end(&control, cgroup.as_ref());
+            supervisor.tell(&Event::Confined { pid: watch.pid(), at_us: monotonic_us(), confinement });
+            watch.until_the_end(&mut supervisor, cgroup.as_ref());
         }
         Err(error) => {
             cgroup.iter().for_each(|cgroup| drop(cgroup.remove()));
-            control.send(&refused(error));
+            supervisor.tell(&refused(error));
         }
     }
     Ok(())
+}
+
+fn supervisor(plan: &Plan) -> io::Result<Supervisor> {
+    let control = Control::new(sys::inherited(plan.control)?);
+    let Some(detached) = &plan.detached else { return Ok(Supervisor::attached(control)) };
+    let listener = sys::inherited(detached.listener)?;
+    rustix::io::ioctl_fionbio(&listener, true)?;
+    Ok(Supervisor::detached(control, listener, sys::inherited(detached.journal)?))
 }
 
 /// A vmm that runs, and its warden, who is confined too.
@@ -87,8 +99,9 @@ struct Started {
 
 /// Splits off the vmm and confines both it and this process, the warden.
 fn start(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<Started, JailError> {
-    let Descriptors { executable, inherited, lease, console } = take_over(plan).step("take over descriptors")?;
-    let ring = console_ring(plan).step("make the console's file")?;
+    let Descriptors { executable, inherited, held, console, reports, ring } =
+        take_over(plan).step("take over descriptors")?;
+    let ring = console_ring(plan, ring).step("make the console's file")?;
     let run_directory = Folder::open(&plan.run_directory, Contents::Removed).step("open the run directory")?;
     if plan.wants_namespace(NamespaceKind::Pid) {
         unshare(CloneFlags::CLONE_NEWPID).layer(Layer::Namespaces, "make a PID namespace")?;
@@ -96,14 +109,15 @@ fn start(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<Started, JailError> {
     let (progress, progress_end) = io::pipe().step("make a pipe")?;
     let child = match sys::split(cgroup.and_then(Cgroup::birthplace)).step("fork")? {
         ForkResult::Child => {
-            drop((console, lease, progress, ring, run_directory));
+            drop((console, held, progress, ring, run_directory, reports));
             become_vmm(plan, cgroup, &executable, &inherited, progress_end)
         }
         ForkResult::Parent { child } => child,
     };
     // What is the vmm's alone must end with it.
     drop((executable, inherited, progress_end));
-    let watched = Watch::new(child, console, ring, lease, run_directory).step("watch the vmm").and_then(|watch| {
+    let watched = Watch::new(child, console, ring, held, run_directory).step("watch the vmm").and_then(|watch| {
+        let watch = watch.with_reports(reports);
         let confinement = await_confinement(progress)?;
         confirm(child, plan)?;
         record(&watch, plan, &confinement).step("record what is in force")?;
@@ -122,17 +136,28 @@ fn make_cgroup(plan: &Plan) -> Result<Option<Cgroup>, JailError> {
 }
 
 fn take_over(plan: &Plan) -> io::Result<Descriptors> {
+    let detached = plan.detached.as_ref();
+    let held = detached.map(|detached| detached.held.as_slice()).unwrap_or_default();
+    let reports =
+        |detached: &Detached| Reports::new(sys::inherited(detached.events)?, sys::inherited(detached.diagnostics)?);
     Ok(Descriptors {
         executable: sys::inherited(plan.executable)?,
         inherited: plan.descriptors.iter().map(|number| sys::inherited(*number)).collect::<io::Result<_>>()?,
-        lease: sys::inherited(plan.lease)?,
+        held: held.iter().chain([&plan.lease]).map(|number| sys::inherited(*number)).collect::<io::Result<_>>()?,
         console: sys::inherited(plan.console)?,
+        reports: detached.map(reports).transpose()?,
+        ring: detached.map(|detached| sys::inherited(detached.console_ring)).transpose()?,
     })
 }
 
-fn console_ring(plan: &Plan) -> io::Result<Ring> {
-    let ring = Ring::create(&plan.run_directory.join("console"), plan.console_ring_bytes)?;
-    fchown(ring.file(), Some(plan.owner()), Some(plan.owner()))?;
+fn console_ring(plan: &Plan, ring: Option<OwnedFd>) -> io::Result<Ring> {
+    let ring = if let Some(ring) = ring {
+        Ring::resume(ring.into(), plan.console_ring_bytes)?
+    } else {
+        let ring = Ring::create(&plan.run_directory.join("console"), plan.console_ring_bytes)?;
+        fchown(ring.file(), Some(plan.owner()), Some(plan.owner()))?;
+        ring
+    };
     // The supervisor made it for the leased user.
     chown(&plan.run_directory, Some(plan.owner()), Some(plan.owner()))?;
     Ok(ring)

@@ -2,6 +2,9 @@
 //!
 //! Each message is one packet of JSON on the `control` socket of the [`Plan`](crate::plan::Plan). End of file on that socket
 //! means that the supervisor is gone: the warden kills the vmm, undoes what was built for the VM, and exits.
+//!
+//! Unless the plan says that the VM is [detached](crate::plan::Detached). Then it lives on, what the warden says is in the
+//! [journal](crate::journal) too, and another supervisor may connect to the warden's socket to [take over](Event::TakenOver).
 
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +49,16 @@ pub enum Event {
         end: ProcessEnd,
         /// The same in words; for a violated filter, which and what to do.
         message: String,
+    },
+    /// Of a detached VM: the vmm wrote this line to its `events` descriptor.
+    Vmm {
+        /// The line, as it was written; nobody has looked at it.
+        line: String,
+    },
+    /// Of a detached VM: the first thing that a supervisor hears that took over.
+    TakenOver {
+        /// How many bytes of the journal there are; what comes after those is said here, too.
+        journal_bytes: u64,
     },
     /// Nothing of the VM is left but the warden, which exits now.
     Cleaned {

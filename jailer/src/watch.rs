@@ -12,9 +12,10 @@ use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus, pidfd_ope
 
 use crate::cgroup::Cgroup;
 use crate::console::Ring;
-use crate::control::Control;
 use crate::folder::Folder;
-use crate::warden::{Command, Event, ProcessEnd};
+use crate::reports::Reports;
+use crate::supervisor::{Order, Supervisor};
+use crate::warden::{Event, ProcessEnd};
 
 /// Console bytes that are read at once.
 const CHUNK_BYTES: usize = 16 * 1024;
@@ -28,21 +29,35 @@ pub struct Watch {
     console_open: bool,
     ring: Ring,
     run_directory: Folder,
-    /// The user id is taken for as long as this is open.
-    _lease: OwnedFd,
+    /// What the vmm says, if it outlives its supervisor.
+    reports: Option<Reports>,
+    /// The user id is taken for as long as the lease among these is open.
+    _held: Vec<OwnedFd>,
 }
 
 impl Watch {
-    /// Takes charge of `child`.
+    /// Takes charge of `child`, and holds `held` open, the lease among them.
     ///
     /// # Errors
     /// As pidfd_open(2).
-    pub fn new(child: Pid, console: OwnedFd, ring: Ring, lease: OwnedFd, run_directory: Folder) -> io::Result<Self> {
+    pub fn new(
+        child: Pid,
+        console: OwnedFd,
+        ring: Ring,
+        held: Vec<OwnedFd>,
+        run_directory: Folder,
+    ) -> io::Result<Self> {
         let pid = rustix::process::Pid::from_raw(child.as_raw()).ok_or(io::ErrorKind::InvalidInput)?;
         let vmm = pidfd_open(pid, PidfdFlags::empty())?;
         rustix::io::ioctl_fionbio(&console, true)?;
         let console = File::from(console);
-        Ok(Self { child, vmm, console, console_open: true, ring, run_directory, _lease: lease })
+        Ok(Self { child, vmm, console, console_open: true, ring, run_directory, reports: None, _held: held })
+    }
+
+    /// Passes on what the vmm says in `reports`, too.
+    pub fn with_reports(mut self, reports: Option<Reports>) -> Self {
+        self.reports = reports;
+        self
     }
 
     /// Process id of the vmm.
@@ -51,23 +66,20 @@ impl Watch {
     }
 
     /// Watches until the vmm has ended, undoes what was made for it, and says both.
-    pub fn until_the_end(mut self, control: &Control, cgroup: Option<&Cgroup>) {
-        let mut supervised = true;
+    pub fn until_the_end(mut self, supervisor: &mut Supervisor, cgroup: Option<&Cgroup>) {
         loop {
-            let Ready { ended, commanded, console } = self.wait(control, supervised);
+            let Ready { ended, commanded, knocked, console, reported } = self.wait(supervisor);
             if console {
                 self.read_console();
             }
-            if commanded {
-                match control.receive() {
-                    Ok(Some(Command::Kill)) => self.kill(),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    // Nobody is there any more, or nobody who makes sense.
-                    Ok(None) | Err(_) => {
-                        supervised = false;
-                        self.kill();
-                    }
-                }
+            if reported {
+                self.pass_on_reports(supervisor);
+            }
+            if knocked {
+                supervisor.let_in();
+            }
+            if commanded && supervisor.obey() == Order::Kill {
+                self.kill();
             }
             if ended {
                 break;
@@ -75,24 +87,35 @@ impl Watch {
         }
         let (end, message) = describe(waitid(WaitId::PidFd(self.vmm.as_fd()), WaitIdOptions::EXITED));
         while self.read_console() {}
-        control.send(&Event::Ended { end, message });
-        control.send(&Event::Cleaned { left_behind: self.clean_up(cgroup) });
+        self.pass_on_reports(supervisor);
+        let last_words = self.reports.as_ref().map(Reports::last_words).filter(|words| !words.is_empty());
+        let message = last_words.map_or_else(|| message.clone(), |words| format!("{message} ({words})"));
+        supervisor.tell(&Event::Ended { end, message });
+        supervisor.tell(&Event::Cleaned { left_behind: self.clean_up(cgroup) });
     }
 
-    fn wait(&self, control: &Control, supervised: bool) -> Ready {
-        let readable = |descriptor| PollFd::new(descriptor, PollFlags::POLLIN);
-        let mut descriptors = vec![readable(self.vmm.as_fd())];
-        let control_at = supervised.then_some(descriptors.len());
-        descriptors.extend(supervised.then(|| readable(control.as_fd())));
-        let console_at = self.console_open.then_some(descriptors.len());
-        descriptors.extend(self.console_open.then(|| readable(self.console.as_fd())));
+    fn wait(&self, supervisor: &Supervisor) -> Ready {
+        let console = self.console_open.then_some(self.console.as_fd());
+        let reports = self.reports.iter().flat_map(Reports::descriptors);
+        let sources: Vec<_> = [Some(self.vmm.as_fd()), supervisor.control(), supervisor.listener(), console]
+            .into_iter()
+            .chain(reports.map(Some))
+            .collect();
+        let present = sources.iter().copied().flatten();
+        let mut descriptors: Vec<_> = present.map(|source| PollFd::new(source, PollFlags::POLLIN)).collect();
         // An interrupted call changes nothing: nothing is ready then.
-        let polled = poll(&mut descriptors, PollTimeout::NONE);
-        let is_ready = |index: Option<usize>| {
-            let events = index.and_then(|index| descriptors.get(index)).and_then(PollFd::revents);
-            polled.is_ok() && events.is_some_and(|events| !events.is_empty())
-        };
-        Ready { ended: is_ready(Some(0)), commanded: is_ready(control_at), console: is_ready(console_at) }
+        let polled = poll(&mut descriptors, PollTimeout::NONE).is_ok();
+        let mut events = descriptors.iter().map(|descriptor| descriptor.revents().is_some_and(|e| !e.is_empty()));
+        let mut is_ready = sources.iter().map(|source| source.is_some() && events.next() == Some(true) && polled);
+        let mut next = || is_ready.next() == Some(true);
+        let (ended, commanded, knocked, console) = (next(), next(), next(), next());
+        Ready { ended, commanded, knocked, console, reported: is_ready.any(|ready| ready) }
+    }
+
+    fn pass_on_reports(&mut self, supervisor: &mut Supervisor) {
+        for line in self.reports.as_mut().map(Reports::read).unwrap_or_default() {
+            supervisor.tell(&Event::Vmm { line });
+        }
     }
 
     /// Reads once. Returns whether there may be more.
@@ -133,9 +156,14 @@ impl AsFd for Watch {
 
 /// What happened.
 struct Ready {
+    /// The vmm has ended.
     ended: bool,
+    /// The supervisor said something, or is gone.
     commanded: bool,
+    /// A supervisor wants to take over.
+    knocked: bool,
     console: bool,
+    reported: bool,
 }
 
 fn describe(status: Result<Option<WaitIdStatus>, Errno>) -> (ProcessEnd, String) {

@@ -78,6 +78,7 @@ impl Jail {
             limits: Limits { memory_bytes: 64 << 20, processes: 8, cpu_percent: 150 },
             without: Vec::new(),
             shared_namespaces: Vec::new(),
+            detached: None,
         };
         change(&mut plan);
         let mut file = tempfile::tempfile().unwrap();

@@ -135,6 +135,7 @@ pub fn launch(blueprint: Blueprint) -> Result<(Machine, UnixStream), LaunchError
         limits: limits(blueprint.cpus, blueprint.memory),
         without: blueprint.without,
         shared_namespaces: Vec::new(),
+        detached: None,
     };
     let plan = inheritance.add(plan_file(&plan)?);
     let jailer = execute(&blueprint.jailer, plan, inheritance, diagnostics_end.into())?;

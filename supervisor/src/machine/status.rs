@@ -108,6 +108,12 @@ impl Status {
                 self.confinement = confinement;
             }
             WardenEvent::Ended { message, .. } => self.process_end = Some(printable(&message)),
+            WardenEvent::Vmm { line } => match serde_json::from_str(&line) {
+                Ok(event) => self.note_event(event),
+                Err(_) => self.note_fault(&super::events::EventError::Malformed),
+            },
+            // Says something about the journal, and nothing about the machine.
+            WardenEvent::TakenOver { .. } => {}
             WardenEvent::Cleaned { left_behind } => {
                 self.left_behind = Some(left_behind.iter().map(|left| printable(left)).collect());
             }

@@ -105,6 +105,7 @@ impl Cell {
             limits: LIMITS,
             without: blueprint.without,
             shared_namespaces: Vec::new(),
+            detached: None,
         };
         descriptors.extend([
             (number::EXECUTABLE, File::open(blueprint.prisoner).step("open stockade-prisoner")?.into()),

@@ -72,6 +72,7 @@ pub fn prepare(jailer: &Path, vmm: &Path, arguments: &[String], folder: &Path) -
         limits: Limits { memory_bytes: (GUEST_MIB << 20) + BYTES_BESIDE_GUEST, processes: 16, cpu_percent: 200 },
         without: Vec::new(),
         shared_namespaces: Vec::new(),
+        detached: None,
     };
     let path = folder.join("plan");
     let text = serde_json::to_vec(&plan).map_err(|error| at("write", &path)(error.into()))?;
