@@ -1,7 +1,8 @@
 //! Compiles the promises of each role into one filter, and describes them for the documentation.
 //!
 //! Reads `roles.json` (role to promises), `promises/*.json` (rules in seccompiler's JSON format, each with the reason as its
-//! comment) and, for the documentation, `unused.json` (rules that no test uses). Writes `filters.rs` and `rules.rs`, a constant for each role, and `roles.md`.
+//! comment) and, for the documentation, `unused.json` (rules that no test uses). Writes `filters.rs` and `rules.rs`, a
+//! constant for each role, and `roles.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;

@@ -1,6 +1,7 @@
 //! Prepares, starts, watches and cleans up virtual machines.
 //!
-//! [`run`] is the story of one command in one virtual machine; [`inspection`] looks at what came of it; everything else is what these need.
+//! [`run`] is the story of one command in one virtual machine; [`inspection`] looks at what came of it; everything else is
+//! what these need.
 
 #![forbid(unsafe_code)]
 

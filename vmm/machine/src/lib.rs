@@ -16,8 +16,8 @@
 //!
 //! # System calls
 //! A vCPU thread, once confined: `ioctl` with KVM_RUN, KVM_KVMCLOCK_CTRL, KVM_GET_MP_STATE and KVM_GET_REGS; `futex`;
-//! `rt_sigreturn`; what the devices on the buses do; and what allocating a message takes (`brk`). It does not end before [`VcpuGroup::stop`], which is for
-//! processes that go on. The thread that has the group: `futex`, `tgkill` with SIGUSR1, and `clock_gettime` for the vCPU
+//! `rt_sigreturn`; what the devices on the buses do; and what allocating a message takes (`brk`). It does not end before
+//! [`VcpuGroup::stop`], which is for processes that go on. The thread that has the group: `futex`, `tgkill` with SIGUSR1, and `clock_gettime` for the vCPU
 //! threads' processor time. Everything else is done before a vCPU runs.
 
 #![deny(unsafe_code)]
