@@ -19,7 +19,7 @@ pub mod vm;
 
 pub use error::{Error, ErrorCode};
 pub use event::{Event, EventPage};
-pub use request::{Answer, Request, StopMode, Version};
+pub use request::{Answer, Request, ResetScope, StopMode, Verbosity, Version};
 pub use vm::{Exit, ExitCause, Owner, VmId, VmReference, VmState, VmSummary};
 
 /// Version of the API: the first part of every path.

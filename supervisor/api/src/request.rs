@@ -75,8 +75,40 @@ pub enum Request {
         /// Its absolute path.
         path: String,
     },
-    /// Ends every virtual machine, and forgets all of them and their numbers. Root only. Answered by [`Answer::Done`].
-    Reset,
+    /// Forgets what was configured, and ends what runs of it. Root only. Answered by [`Answer::Done`].
+    Reset {
+        /// How much of it.
+        what: ResetScope,
+    },
+    /// Says how much the daemon logs from now on. Root only. Answered by [`Answer::Done`].
+    Log {
+        /// How much.
+        verbosity: Verbosity,
+    },
+}
+
+/// What [`Request::Reset`] forgets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResetScope {
+    /// Virtual machines with their numbers, and switches.
+    #[default]
+    All,
+    /// Virtual machines with their numbers; every one that runs is ended.
+    Vms,
+    /// Switches.
+    Switches,
+}
+
+/// How much the daemon logs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verbosity {
+    /// What an operator wants to know.
+    #[default]
+    Brief,
+    /// Each step, for finding faults.
+    Verbose,
 }
 
 /// A virtual machine that a client defines. What is left out is the template's, or else the default.
@@ -100,12 +132,21 @@ pub struct NewVm {
     /// Absolute path of the initial RAM disk.
     #[serde(default)]
     pub initramfs: Option<String>,
+    /// What is said to its kernel, after what Stockade says by itself.
+    #[serde(default)]
+    pub command_line: Option<String>,
+    /// What the firmware tries; with it, a reset by the guest ends the virtual machine.
+    #[serde(default)]
+    pub boot_device: Option<BootDevice>,
     /// Disks.
     #[serde(default)]
     pub disks: Vec<NewDisk>,
+    /// Absolute path of the image in the CD-ROM drive.
+    #[serde(default)]
+    pub cdrom: Option<String>,
     /// Network interfaces.
     #[serde(default)]
-    pub interfaces: u32,
+    pub interfaces: Vec<NewInterface>,
     /// Whose it is; the caller's, if left out.
     #[serde(default)]
     pub owner: Option<Owner>,
@@ -123,6 +164,30 @@ pub struct NewDisk {
     /// Whether the guest may not write to it.
     #[serde(default)]
     pub read_only: bool,
+}
+
+/// What the firmware of a [`NewVm`] tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BootDevice {
+    /// The first disk.
+    Disk,
+    /// The CD-ROM.
+    Cdrom,
+    /// The first network interface.
+    Net,
+}
+
+/// A network interface of a [`NewVm`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewInterface {
+    /// The switch that it is plugged into.
+    #[serde(default)]
+    pub switch: Option<String>,
+    /// Whether the daemon gives host and guest an address of its own.
+    #[serde(default)]
+    pub local: bool,
 }
 
 /// What comes back from a request that was carried out.
