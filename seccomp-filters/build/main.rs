@@ -4,15 +4,16 @@
 //! comment) and, for the documentation, `unused.json` (rules that no test uses). Writes `filters.rs` and `rules.rs`, a
 //! constant for each role, and `roles.md`.
 
+mod compile;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fmt::Write;
 use std::path::Path;
 use std::{env, fs};
 
-use seccompiler::{BpfProgram, TargetArch, compile_from_json, sock_filter};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use seccompiler::{TargetArch, sock_filter};
+use serde::Deserialize;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,8 +32,8 @@ struct Rule {
     args: Vec<Condition>,
 }
 
-/// As seccompiler reads it.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+/// In seccompiler's format.
+#[derive(Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Condition {
     index: u8,
@@ -43,14 +44,14 @@ struct Condition {
     comment: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Width {
     Dword,
     Qword,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Operator {
     Eq,
@@ -79,6 +80,7 @@ struct Promised<'a> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=build");
     println!("cargo:rerun-if-changed=roles.json");
     println!("cargo:rerun-if-changed=promises");
     println!("cargo:rerun-if-changed=unused.json");
@@ -95,8 +97,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut table = String::from("| role | promises | rules | system calls |\n|---|---|---|---|\n");
     for (role, names) in &roles {
         let rules = merge(role, names, &promises)?;
-        let program = compile(&rules, architecture).map_err(|error| format!("role {role:?}: {error}"))?;
-        write_filter(&mut source, role, &with_clone3_missing(program))?;
+        let own: Vec<_> = rules.iter().map(|promised| promised.rule).collect();
+        let program = compile::compile(&own, architecture).map_err(|error| format!("role {role:?}: {error}"))?;
+        write_filter(&mut source, role, &program)?;
         write_rules(&mut rules_source, role, &rules)?;
         let calls: BTreeSet<_> = rules.iter().map(|promised| promised.rule.syscall.as_str()).collect();
         let list = calls.iter().copied().collect::<Vec<_>>().join(" ");
@@ -154,44 +157,11 @@ fn merge<'a>(
     Ok(rules)
 }
 
-fn compile(rules: &[Promised<'_>], architecture: TargetArch) -> Result<BpfProgram, Box<dyn Error>> {
-    let filter: Vec<Value> = rules
-        .iter()
-        .map(|Promised { rule, .. }| match rule.args.is_empty() {
-            true => json!({ "syscall": rule.syscall }),
-            false => json!({ "syscall": rule.syscall, "args": rule.args }),
-        })
-        .collect();
-    let document = json!({
-        "role": { "mismatch_action": "kill_process", "match_action": "allow", "filter": filter }
-    });
-    let mut compiled = compile_from_json(document.to_string().as_bytes(), architecture)?;
-    Ok(compiled.remove("role").ok_or("nothing was compiled")?)
-}
-
-/// Has clone3 fail with ENOSYS instead of killing the process, so that glibc falls back to clone, whose flags a filter can
-/// see. It has the same number on every architecture.
-fn with_clone3_missing(program: BpfProgram) -> BpfProgram {
-    const LOAD_SYSCALL: u16 = 0x20;
-    const JUMP_IF_EQUAL: u16 = 0x15;
-    const RETURN: u16 = 0x06;
-    const CLONE3: u32 = 435;
-    const ERRNO_ENOSYS: u32 = 0x0005_0000 | 38;
-    let instruction = |code, jt, jf, k| sock_filter { code, jt, jf, k };
-    let mut whole = vec![
-        instruction(LOAD_SYSCALL, 0, 0, 0),
-        instruction(JUMP_IF_EQUAL, 0, 1, CLONE3),
-        instruction(RETURN, 0, 0, ERRNO_ENOSYS),
-    ];
-    whole.extend(program);
-    whole
-}
-
 fn constant(role: &str) -> String {
     role.to_uppercase().replace('-', "_")
 }
 
-fn write_filter(source: &mut String, role: &str, program: &BpfProgram) -> Result<(), std::fmt::Error> {
+fn write_filter(source: &mut String, role: &str, program: &[sock_filter]) -> Result<(), std::fmt::Error> {
     writeln!(source, "pub(crate) const {}: &[sock_filter] = &[", constant(role))?;
     for sock_filter { code, jt, jf, k } in program {
         writeln!(source, "    sock_filter {{ code: {code}, jt: {jt}, jf: {jf}, k: {k} }},")?;
