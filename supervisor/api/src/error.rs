@@ -112,6 +112,18 @@ codes! {
     ShuttingDown = "shutting_down", 503;
     /// A fault of the daemon.
     Internal = "internal", 500;
+    /// The API has no such path.
+    UnknownPath = "unknown_path", 404;
+    /// The path is there, but not with this method.
+    MethodNotAllowed = "method_not_allowed", 405;
+    /// The request did not come in time.
+    RequestTimeout = "request_timeout", 408;
+    /// The body is too large.
+    BodyTooLarge = "body_too_large", 413;
+    /// The body is no JSON.
+    UnsupportedMediaType = "unsupported_media_type", 415;
+    /// The request's line and headers are too large.
+    HeadTooLarge = "head_too_large", 431;
 }
 
 impl fmt::Display for ErrorCode {

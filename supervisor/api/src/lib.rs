@@ -8,10 +8,12 @@
 //! | [`vm`] | what there is to know about a virtual machine |
 //! | [`request`] | what can be asked for, and what comes back |
 //! | [`event`] | what happened, in an order that a client can resume at |
+//! | [`body`] | what else is the body of a request or an answer in JSON |
 //! | [`error`] | why something was not done |
 
 #![forbid(unsafe_code)]
 
+pub mod body;
 pub mod error;
 pub mod event;
 pub mod request;

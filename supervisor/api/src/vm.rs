@@ -69,6 +69,7 @@ impl fmt::Display for VmState {
 
 /// Whose a virtual machine is. Who is neither this user nor in this group may not touch it, root aside.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Owner {
     /// The user.
     pub uid: Option<u32>,
