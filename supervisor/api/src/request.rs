@@ -233,7 +233,7 @@ mod tests {
             name: "web".into(),
             state: VmState::Running,
             generation: 3,
-            owner: Owner { uid: Some(1000), gid: None },
+            owner: Owner { uid: 1000, gid: None },
             run_by: Some(0),
             cpus: 1,
             memory_mib: 512,

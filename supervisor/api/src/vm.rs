@@ -72,8 +72,8 @@ impl fmt::Display for VmState {
 #[serde(deny_unknown_fields)]
 pub struct Owner {
     /// The user.
-    pub uid: Option<u32>,
-    /// The group.
+    pub uid: u32,
+    /// The group whose members have the owner's rights as well, if there is one.
     pub gid: Option<u32>,
 }
 
