@@ -2,9 +2,9 @@
 
 use std::fmt::{self, Write};
 
-use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Element, Group, Level, Origin, Renderer, Snippet};
 
-use crate::limits::MAX_SHOWN;
+use crate::limits::{MAX_EXCERPT_BYTES, MAX_SHOWN};
 use crate::source::{SourceMap, Span};
 
 /// How bad it is.
@@ -135,16 +135,8 @@ impl Report {
         let mut group = match diagnostic.span {
             None => Group::with_title(title),
             Some(span) => {
-                let label = diagnostic.label.as_deref();
-                let mut snippet = self.snippet(span, AnnotationKind::Primary, label);
-                let (here, elsewhere): (Vec<_>, Vec<_>) =
-                    diagnostic.related.iter().partition(|(other, _)| other.source == span.source);
-                for (other, label) in here {
-                    snippet =
-                        snippet.annotation(AnnotationKind::Context.span(other.start..other.end).label(label.as_str()));
-                }
-                let mut group = title.element(snippet);
-                for (other, label) in elsewhere {
+                let mut group = title.element(self.snippet(span, AnnotationKind::Primary, diagnostic.label.as_deref()));
+                for (other, label) in &diagnostic.related {
                     group = group.element(self.snippet(*other, AnnotationKind::Context, Some(label)));
                 }
                 group
@@ -160,11 +152,16 @@ impl Report {
         vec![group]
     }
 
-    fn snippet<'a>(&'a self, span: Span, kind: AnnotationKind, label: Option<&'a str>) -> Snippet<'a, Annotation<'a>> {
-        let annotation = kind.span(span.start..span.end).label(label);
-        Snippet::source(self.sources.text(span.source))
-            .path(self.sources.path(span.source).to_string_lossy().into_owned())
-            .annotation(annotation)
+    /// The lines of a place with what marks it; or its position alone, if the lines are too long to be read.
+    fn snippet<'a>(&'a self, span: Span, kind: AnnotationKind, label: Option<&'a str>) -> Element<'a> {
+        let path = self.sources.path(span.source).to_string_lossy().into_owned();
+        let (number, start, lines) = self.sources.lines(span);
+        if lines.len() > MAX_EXCERPT_BYTES {
+            let (line, column) = self.sources.position(span);
+            return Origin::path(path).line(line).char_column(column).into();
+        }
+        let marked = span.start.saturating_sub(start)..span.end.saturating_sub(start);
+        Snippet::source(lines).line_start(number).path(path).annotation(kind.span(marked).label(label)).into()
     }
 }
 

@@ -147,7 +147,7 @@ pub struct FakeFile {
 impl FakeHost {
     /// Adds a regular file.
     pub fn add(&mut self, path: impl Into<PathBuf>, content: impl Into<Vec<u8>>) -> &mut Self {
-        let inode = u64::try_from(self.files.len()).unwrap_or(u64::MAX);
+        let inode = self.files.values().map(|file| file.inode).max().map_or(1, |last| last.saturating_add(1));
         let file = FakeFile { kind: FileKind::Regular, content: content.into(), inode, target: None };
         self.files.insert(path.into(), file);
         self

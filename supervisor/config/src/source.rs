@@ -39,6 +39,8 @@ pub(crate) struct Expansion {
 struct Source {
     path: PathBuf,
     text: String,
+    /// Where lines start: the first at 0.
+    lines: Vec<usize>,
 }
 
 /// All texts that were read, and the macros that were used in them.
@@ -51,7 +53,10 @@ pub struct SourceMap {
 impl SourceMap {
     /// Adds a text. Bytes that are no UTF-8 are replaced.
     pub(crate) fn add(&mut self, path: PathBuf, bytes: &[u8]) -> SourceId {
-        self.sources.push(Source { path, text: String::from_utf8_lossy(bytes).into_owned() });
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let lines =
+            std::iter::once(0).chain(text.match_indices('\n').map(|(newline, _)| newline.saturating_add(1))).collect();
+        self.sources.push(Source { path, text, lines });
         SourceId(self.sources.len().saturating_sub(1))
     }
 
@@ -86,11 +91,25 @@ impl SourceMap {
 
     /// Line and column where `span` starts, both counted from 1, columns in characters.
     pub fn position(&self, span: Span) -> (usize, usize) {
-        let before = self.text(span.source).get(..span.start).unwrap_or("");
-        let line_start = before.rfind('\n').map_or(0, |newline| newline.saturating_add(1));
-        let line = before.bytes().filter(|byte| *byte == b'\n').count().saturating_add(1);
-        let column = before.get(line_start..).unwrap_or("").chars().count().saturating_add(1);
-        (line, column)
+        let (line, start) = self.line(span.source, span.start);
+        let before = self.text(span.source).get(start..span.start).unwrap_or("");
+        (line, before.chars().count().saturating_add(1))
+    }
+
+    /// Number of the line that `at` is in, counted from 1, and where it starts.
+    fn line(&self, source: SourceId, at: usize) -> (usize, usize) {
+        let lines = self.sources.get(source.0).map_or(&[][..], |source| &source.lines);
+        let number = lines.partition_point(|start| *start <= at).max(1);
+        (number, lines.get(number.saturating_sub(1)).copied().unwrap_or(0))
+    }
+
+    /// The lines that `span` touches: the number of the first one, where it starts, and their text.
+    pub(crate) fn lines(&self, span: Span) -> (usize, usize, &str) {
+        let (number, start) = self.line(span.source, span.start);
+        let text = self.text(span.source);
+        let rest = text.get(span.end.max(span.start)..).unwrap_or("");
+        let end = rest.find('\n').map_or(text.len(), |length| span.end.saturating_add(length));
+        (number, start, text.get(start..end).unwrap_or(""))
     }
 }
 

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::diagnostic::{Diagnostic, Report};
 use crate::host::Host;
+use crate::limits::MAX_ERRORS;
 use crate::model::{Config, MacAddress};
 use crate::source::Span;
 use crate::syntax::tree::{Spanned, Statement};
@@ -44,6 +45,9 @@ pub(crate) fn check(statements: &[Statement], host: &dyn Host, mode: Mode<'_>, r
         checker.begin_with(config);
     }
     for statement in statements {
+        if checker.report.diagnostics.len() > MAX_ERRORS {
+            break;
+        }
         match statement {
             Statement::Global(global) => checker.global(global),
             Statement::Switch(block) => checker.switch(block),

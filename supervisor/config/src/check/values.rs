@@ -60,11 +60,11 @@ pub(super) fn scaled(text: &str) -> Option<u128> {
         _ => return None,
     };
     let (whole, fraction) = unsuffixed.split_once('.').unwrap_or((unsuffixed, ""));
-    let is_digits = |digits: &str| digits.len() <= 18 && digits.bytes().all(|byte| byte.is_ascii_digit());
-    if (whole.is_empty() && fraction.is_empty()) || !is_digits(whole) || !is_digits(fraction) {
+    let is_digits = |digits: &str, most| digits.len() <= most && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if (whole.is_empty() && fraction.is_empty()) || !is_digits(whole, 20) || !is_digits(fraction, 18) {
         return None;
     }
-    // 10^18 * 2^60 is below 2^120.
+    // 10^20 * 2^60 is below 2^127.
     let unit = 1_u128 << shift;
     let number = |digits: &str| if digits.is_empty() { Some(0) } else { digits.parse::<u128>().ok() };
     let scale = 10_u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
@@ -200,7 +200,11 @@ impl Checker<'_> {
             Err(error) => {
                 let looked_at =
                     if text.value.starts_with('/') { String::new() } else { format!(" ({})", path.display()) };
-                self.report.push(Diagnostic::error(text.span, not_found).label(format!("{error}{looked_at}")));
+                let is_glued = self.report.sources.slice(text.span).contains(' ') && !text.value.contains(' ');
+                let help =
+                    is_glued.then(|| "adjacent strings are one; is one of them meant to be a keyword?".to_owned());
+                let error = Diagnostic::error(text.span, not_found).label(format!("{error}{looked_at}"));
+                self.report.push(Diagnostic { help, ..error });
                 return None;
             }
         };
@@ -246,7 +250,7 @@ mod tests {
         ] {
             assert_eq!(scaled(text), Some(bytes), "{text}");
         }
-        for text in ["", "M", ".", "-1M", "1MB", "1MiB", "0x10", "1 M", "1.2.3", "1,5G", "9999999999999999999"] {
+        for text in ["", "M", ".", "-1M", "1MB", "1MiB", "0x10", "1 M", "1.2.3", "1,5G", "999999999999999999999"] {
             assert_eq!(scaled(text), None, "{text}");
         }
     }

@@ -36,11 +36,17 @@ const MAX_LISTED: usize = 12;
 /// What `error` means, unless it has been reported already.
 pub(super) fn diagnostic(error: &Rich<'_, Token>, tokens: &[Token]) -> Option<Diagnostic> {
     let found = tokens.get(error.span().start);
-    if found.is_some_and(|token| token.kind == Kind::Invalid) {
+    // A string that nobody closed has taken everything up to the end.
+    let is_cut_off = found.is_none() && matches!(tokens, [.., Token { kind: Kind::Invalid, .. }, _]);
+    if is_cut_off || found.is_some_and(|token| token.kind == Kind::Invalid) {
         return None;
     }
     let span = found.or(tokens.last())?.span;
     let mut expected: Vec<String> = error.expected().filter_map(describe).collect();
+    // The end of a line is possible nearly everywhere.
+    if expected.len() > 2 {
+        expected.retain(|label| label != "end of line");
+    }
     expected.sort_unstable();
     expected.dedup();
     let what = found.map_or("end of file".to_owned(), |token| token.kind.describe());
@@ -87,6 +93,7 @@ fn help(found: Option<&Token>, expected: &[String]) -> Option<String> {
         Kind::Number(number) if expects("a string") => return Some(format!("write \"{number}\"")),
         Kind::Other('\r') => return Some("lines end with a newline alone; convert the file".to_owned()),
         Kind::Other('$') => return Some("macros are not expanded in the value of a macro".to_owned()),
+        Kind::Other(_) if expects("a string") => return Some("put it into quotes".to_owned()),
         Kind::Newline if expects("'{'") => return Some("the '{' stands on the same line".to_owned()),
         Kind::CloseBrace if expects("end of line") => return Some("put the '}' on a line of its own".to_owned()),
         Kind::CloseBrace => return Some("a block has at least one option".to_owned()),

@@ -15,11 +15,12 @@ use self::parts::{Grammar, newline, skip_statement};
 use self::tree::Statement;
 use crate::diagnostic::Report;
 use crate::lexer::Token;
+use crate::limits::MAX_ERRORS;
 
 /// The statements in `tokens`; what is no statement goes to `report`.
 pub(crate) fn parse(tokens: &[Token], report: &mut Report) -> Vec<Statement> {
     let (tree, errors) = file().parse(tokens).into_output_errors();
-    for error in errors {
+    for error in errors.into_iter().take(MAX_ERRORS) {
         report.diagnostics.extend(error::diagnostic(&error, tokens));
     }
     tree.unwrap_or_default()
