@@ -6,6 +6,10 @@
 //! | `attempt N PID` | tries what a vmm in a stranger's hands would, also against process PID, and writes what came of it |
 //! | `say N TEXT` | writes TEXT to descriptor N |
 //! | `mount` | makes a system call that no vmm needs |
+//! | `violate WHO` | starts threads as a vmm has them, each under its filter, of which WHO makes a system call that it must not: |
+//! | | `launch`, `configure` or `run` for the main thread, `api`, `vcpu`, or `all` at the same time |
+//! | `signals N` | gets signals from itself, and writes to descriptor N how many of 1500 came |
+//! | `flood` | gets signals from itself, for ever |
 //! | `sleep` | waits for ever |
 //! | `exit N` | ends with this code |
 //!
@@ -17,14 +21,18 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::IntoRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Barrier};
 
 use caps::CapSet;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, raise, sigaction};
 use nix::unistd::{Pid, Uid, chroot, getgroups, getpid, getppid, getresgid, getresuid, sethostname, setuid};
+use rustix::thread::set_thread_res_uid;
+use seccomp_filters::{Role, pledge};
 use serde_json::{Value, json};
 use stockade_confinement::Expectation;
 
@@ -43,6 +51,18 @@ fn main() -> Result<(), Failure> {
             }
             "say" => write(argument()?, argument()?.as_bytes())?,
             "mount" => mount(Some("x"), "/", Some("tmpfs"), MsFlags::empty(), None::<&str>)?,
+            "violate" => violate(argument()?)?,
+            "signals" => {
+                count_signals()?;
+                (0..1500).try_for_each(|_| raise(Signal::SIGUSR1))?;
+                write(argument()?, SIGNALS.load(Ordering::Relaxed).to_string().as_bytes())?;
+            }
+            "flood" => {
+                count_signals()?;
+                loop {
+                    raise(Signal::SIGUSR1)?;
+                }
+            }
             "sleep" => loop {
                 std::thread::park();
             },
@@ -53,6 +73,74 @@ fn main() -> Result<(), Failure> {
             other => return Err(format!("not a word of mine: {other}").into()),
         }
     }
+    Ok(())
+}
+
+/// How many signals came.
+static SIGNALS: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn count_signal(_: i32) {
+    SIGNALS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Handles the signal that interrupts a vCPU.
+fn count_signals() -> nix::Result<()> {
+    let action = SigAction::new(SigHandler::Handler(count_signal), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing but count, which may interrupt anything.
+    unsafe { sigaction(Signal::SIGUSR1, &action) }.map(drop)
+}
+
+/// The threads of a vmm, each with its filter, and with the system call that it must not make.
+fn violate(who: &str) -> Result<(), Failure> {
+    // SAFETY: there are no other threads yet, which could be in malloc(3).
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    let is = |name: &str| [name, "all"].contains(&who);
+    // Those that violate do it together.
+    let start = Arc::new(Barrier::new(if who == "all" { 4 } else { 1 }));
+    let forbidden = |number: u32| {
+        let start = Arc::clone(&start);
+        move || {
+            start.wait();
+            let [real, effective, saved] = [number, 0, u32::MAX].map(rustix::process::Uid::from_raw_unchecked);
+            let _ = set_thread_res_uid(real, effective, saved);
+        }
+    };
+    if who == "launch" {
+        forbidden(1)();
+    }
+    spawn("fc_api", Role::Api, is("api").then(|| forbidden(2)))?;
+    pledge(Role::VmmConfigureSealed)?;
+    if who == "configure" {
+        forbidden(3)();
+    }
+    spawn("fc_vcpu 0", Role::Vcpu, is("all").then(|| forbidden(4)))?;
+    spawn("fc_vcpu 1", Role::Vcpu, is("vcpu").then(|| forbidden(5)))?;
+    pledge(Role::VmmRunSealed)?;
+    if is("run") {
+        forbidden(6)();
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Starts a thread, and waits until it is confined.
+fn spawn(name: &str, role: Role, violation: Option<impl FnOnce() + Send + 'static>) -> Result<(), Failure> {
+    let confined = Arc::new(Barrier::new(2));
+    let told = Arc::clone(&confined);
+    let body = move || {
+        let pledged = pledge(role).is_ok();
+        told.wait();
+        match violation {
+            Some(violation) if pledged => violation(),
+            _ => {}
+        }
+        loop {
+            std::thread::park();
+        }
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
+    confined.wait();
     Ok(())
 }
 

@@ -60,7 +60,9 @@ fn bounded(event: &Event) -> Event {
     let cut = |text: &String| text.chars().take(MAX_TEXT).collect();
     match event {
         Event::Refused { layer, message } => Event::Refused { layer: *layer, message: cut(message) },
-        Event::Ended { end, message } => Event::Ended { end: *end, message: cut(message) },
+        Event::Ended { end, message, violation } => {
+            Event::Ended { end: *end, message: cut(message), violation: violation.clone() }
+        }
         Event::Cleaned { left_behind } => Event::Cleaned { left_behind: left_behind.iter().take(8).map(cut).collect() },
         Event::Confined { .. } | Event::Vmm { .. } | Event::TakenOver { .. } => event.clone(),
     }

@@ -15,13 +15,17 @@ pub mod error;
 pub mod folder;
 pub mod jail;
 pub mod journal;
+mod pace;
 pub mod plan;
+mod ptrace;
 pub mod reports;
 pub mod sealed;
 pub mod supervisor;
 mod sys;
+pub mod tracer;
 pub mod unveil;
 mod user_namespace;
+pub mod violation;
 pub mod warden;
 pub mod watch;
 

@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, chown, fchown};
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
@@ -26,6 +28,7 @@ use crate::jail::{self, Jail};
 use crate::plan::{Authority, Detached, Layer, NamespaceKind, Plan, WARDEN_GID};
 use crate::reports::Reports;
 use crate::supervisor::Supervisor;
+use crate::tracer::Tracer;
 use crate::warden::{Event, LayerReport};
 use crate::watch::Watch;
 use crate::{sys, unveil, user_namespace};
@@ -106,28 +109,47 @@ fn start(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<Started, JailError> {
     if plan.wants_namespace(NamespaceKind::Pid) {
         unshare(CloneFlags::CLONE_NEWPID).layer(Layer::Namespaces, "make a PID namespace")?;
     }
+    rustix::io::ioctl_fionbio(&console, true).step("prepare the console")?;
+    let console = File::from(console);
     let (progress, progress_end) = io::pipe().step("make a pipe")?;
+    let (gate, gate_end) = io::pipe().step("make a pipe")?;
     let child = match sys::split(cgroup.and_then(Cgroup::birthplace)).step("fork")? {
         ForkResult::Child => {
-            drop((console, held, progress, ring, run_directory, reports));
-            become_vmm(plan, cgroup, &executable, &inherited, progress_end)
+            drop((console, held, progress, ring, run_directory, reports, gate_end));
+            become_vmm(plan, cgroup, &executable, &inherited, Threshold { progress: progress_end, gate })
         }
         ForkResult::Parent { child } => child,
     };
     // What is the vmm's alone must end with it.
-    drop((executable, inherited, progress_end));
-    let watched = Watch::new(child, console, ring, held, run_directory).step("watch the vmm").and_then(|watch| {
-        let watch = watch.with_reports(reports);
-        let confinement = await_confinement(progress)?;
-        confirm(child, plan)?;
-        record(&watch, plan, &confinement).step("record what is in force")?;
-        confine_warden(plan, cgroup)?;
-        Ok(Started { watch, confinement })
-    });
-    if watched.is_err() {
-        end(child);
+    drop((executable, inherited, progress_end, gate));
+    let traced = if plan.wants(Layer::Seccomp) { Tracer::of_filtered(child) } else { Tracer::of_unfiltered(child) };
+    let tracer = traced.step("watch the vmm").inspect_err(|_| end(child))?;
+    let mut watch = Watch::new(tracer, console, ring, held, run_directory).with_reports(reports);
+    match confine(plan, cgroup, &mut watch, progress, gate_end) {
+        Ok(confinement) => Ok(Started { watch, confinement }),
+        Err(error) => {
+            watch.give_up();
+            Err(error)
+        }
     }
-    watched
+}
+
+/// Sees the vmm into its jail, and confines this process. Threads of the vmm that wait for their tracer wait no longer than
+/// one of the steps takes.
+fn confine(
+    plan: &Plan,
+    cgroup: Option<&Cgroup>,
+    watch: &mut Watch,
+    progress: PipeReader,
+    gate: PipeWriter,
+) -> Result<Vec<LayerReport>, JailError> {
+    let confinement = await_confinement(watch, progress, gate)?;
+    confirm(Pid::from_raw(watch.pid()), plan)?;
+    watch.tracer().pass();
+    record(watch, plan, &confinement).step("record what is in force")?;
+    watch.tracer().pass();
+    confine_warden(plan, cgroup, watch)?;
+    Ok(confinement)
 }
 
 fn make_cgroup(plan: &Plan) -> Result<Option<Cgroup>, JailError> {
@@ -185,12 +207,12 @@ fn become_vmm(
     cgroup: Option<&Cgroup>,
     executable: &OwnedFd,
     inherited: &[OwnedFd],
-    mut progress: PipeWriter,
+    mut threshold: Threshold,
 ) -> ! {
-    let Err(error) = enter(plan, cgroup, executable, inherited, &mut progress);
+    let Err(error) = enter(plan, cgroup, executable, inherited, &mut threshold);
     let failed = Progress::Failed { layer: error.layer, step: error.step, cause: error.source.to_string() };
     // A warden that does not hear it sees the process end.
-    let _ = say(&mut progress, &failed);
+    let _ = threshold.say(&failed);
     std::process::exit(1)
 }
 
@@ -199,38 +221,82 @@ fn enter(
     cgroup: Option<&Cgroup>,
     executable: &OwnedFd,
     inherited: &[OwnedFd],
-    progress: &mut PipeWriter,
+    threshold: &mut Threshold,
 ) -> Result<Infallible, JailError> {
     let inherited: Vec<_> = inherited.iter().map(AsFd::as_fd).collect();
     Jail::new(plan).isolate(cgroup)?.empty_root()?.limit(&inherited)?.drop_privileges()?.unveil(executable)?.execute(
         executable,
         &inherited,
-        |reports| say(progress, &Progress::Confined(reports.to_vec())),
+        |reports| {
+            threshold.say(&Progress::Confined(reports.to_vec()))?;
+            threshold.pass()
+        },
     )
 }
 
-fn say(progress: &mut PipeWriter, message: &Progress) -> io::Result<()> {
-    let mut line = serde_json::to_vec(message)?;
-    line.push(b'\n');
-    progress.write_all(&line)
+/// Where the child leaves the jailer's program for the vmm's.
+struct Threshold {
+    progress: PipeWriter,
+    gate: PipeReader,
+}
+
+impl Threshold {
+    fn say(&mut self, message: &Progress) -> io::Result<()> {
+        let mut line = serde_json::to_vec(message)?;
+        line.push(b'\n');
+        self.progress.write_all(&line)
+    }
+
+    /// Waits until the warden watches, so that it sees what the vmm does from the first instruction on.
+    fn pass(&mut self) -> io::Result<()> {
+        self.gate.read_exact(&mut [0])
+    }
 }
 
 /// Hears out the child until it is the vmm, which closes its end, or gives up.
-fn await_confinement(mut progress: PipeReader) -> Result<Vec<LayerReport>, JailError> {
+fn await_confinement(
+    watch: &mut Watch,
+    mut progress: PipeReader,
+    mut gate: PipeWriter,
+) -> Result<Vec<LayerReport>, JailError> {
+    const STEP: &str = "hear from the vmm's process";
+    // One that has ended has said why.
+    let _ = gate.write_all(&[0]);
     let mut text = Vec::new();
-    progress.read_to_end(&mut text).step("hear from the vmm's process")?;
+    let mut chunk = [0; 4096];
+    loop {
+        watch.tracer().pass();
+        if !progress_before_change(watch.tracer(), &progress).step(STEP)? {
+            continue;
+        }
+        match progress.read(&mut chunk).step(STEP)? {
+            0 => break,
+            length => text.extend_from_slice(chunk.get(..length).unwrap_or_default()),
+        }
+    }
     let messages = serde_json::Deserializer::from_slice(&text).into_iter::<Progress>();
     match messages.last() {
         Some(Ok(Progress::Confined(reports))) => Ok(reports),
         Some(Ok(Progress::Failed { layer, step, cause })) => {
             Err(JailError { layer, step, source: io::Error::other(cause) })
         }
-        _ => Err(io::Error::from(io::ErrorKind::UnexpectedEof)).step("hear from the vmm's process"),
+        _ => Err(io::Error::from(io::ErrorKind::UnexpectedEof)).step(STEP),
     }
 }
 
+/// Waits until there is progress or something happened to the child, and returns whether it was the former.
+fn progress_before_change(tracer: &Tracer, progress: &PipeReader) -> io::Result<bool> {
+    let mut descriptors = [progress.as_fd(), tracer.changes()].map(|source| PollFd::new(source, PollFlags::POLLIN));
+    match poll(&mut descriptors, PollTimeout::NONE) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let [progress, _] = descriptors;
+    Ok(progress.revents().is_some_and(|events| !events.is_empty()))
+}
+
 /// The warden may do no more than its vmm, but for removing what was made for it.
-fn confine_warden(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<(), JailError> {
+fn confine_warden(plan: &Plan, cgroup: Option<&Cgroup>, watch: &mut Watch) -> Result<(), JailError> {
     std::env::set_current_dir("/").step("leave the folder")?;
     if plan.wants(Layer::ResourceLimits) {
         jail::set_resource_limits(plan).layer(Layer::ResourceLimits, "limit the warden's resources")?;
@@ -249,7 +315,7 @@ fn confine_warden(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<(), JailError>
     if plan.wants(Layer::Landlock) {
         let folders = cgroup.map(Cgroup::folders).unwrap_or_default();
         let folders: Vec<&Path> = folders.iter().map(Folder::path).chain([plan.run_directory.as_path()]).collect();
-        let enforced = unveil::all_but_folders(&folders).map_err(io::Error::other);
+        let enforced = unveil::all_but_folders(&folders, watch.tracer().folder()).map_err(io::Error::other);
         enforced.layer(Layer::Landlock, "hide everything from the warden but what it removes")?;
     }
     if plan.wants(Layer::Seccomp) {

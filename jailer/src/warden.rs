@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use stockade_confinement::LayerReport;
 
 use crate::plan::Layer;
+use crate::violation::Violation;
 
 /// Most bytes in one packet.
 pub const MAX_PACKET_BYTES: usize = 64 * 1024;
@@ -47,8 +48,11 @@ pub enum Event {
     Ended {
         /// How.
         end: ProcessEnd,
-        /// The same in words; for a violated filter, which and what to do.
+        /// The same in words; for a violated filter, what to do.
         message: String,
+        /// What is known of the system call for which its filter killed it, if that was the end.
+        #[serde(default)]
+        violation: Option<Violation>,
     },
     /// Of a detached VM: the vmm wrote this line to its `events` descriptor.
     Vmm {
@@ -75,4 +79,9 @@ pub enum ProcessEnd {
     Exited(i32),
     /// This signal ended it.
     Signaled(i32),
+}
+
+impl ProcessEnd {
+    /// Of a process that somebody else has waited for.
+    pub const LOST: Self = Self::Exited(-1);
 }

@@ -11,7 +11,7 @@ use seccompiler::{TargetArch, compile_from_json};
 use serde_json::{Value, json};
 
 /// System calls that do very different things, as their arguments have it.
-const CONSTRAINED: [&str; 30] = [
+const CONSTRAINED: [&str; 31] = [
     "accept4",
     "arch_prctl",
     "bind",
@@ -34,6 +34,7 @@ const CONSTRAINED: [&str; 30] = [
     "pidfd_send_signal",
     "prctl",
     "prlimit64",
+    "ptrace",
     "recvfrom",
     "rt_sigaction",
     "seccomp",

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use stockade_jailer::plan::Layer;
+use stockade_jailer::violation::Violation;
 use stockade_jailer::warden::LayerReport;
 
 use crate::phases::PhaseTime;
@@ -25,6 +26,8 @@ pub struct Report {
     pub outcome: Option<Outcome>,
     /// Why Stockade failed, if it did.
     pub error: Option<String>,
+    /// The system call for which a filter killed the vmm, if one did.
+    pub violation: Option<Violation>,
     /// How long each phase took.
     pub phases: Vec<PhaseTime>,
     /// Each layer of the jail, as it really was; empty if there was no jail.

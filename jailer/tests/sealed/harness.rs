@@ -13,6 +13,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, 
 use nix::unistd::Pid;
 use serde_json::Value;
 use stockade_jailer::plan::{self, Authority, Layer, Limits, Plan, WARDEN_GID};
+use stockade_jailer::violation::{ForbiddenCall, Violation};
 use stockade_jailer::warden::{Event, LayerReport, MAX_PACKET_BYTES, ProcessEnd};
 
 /// Descriptors as the jailer gets them.
@@ -135,13 +136,33 @@ impl Jail {
     }
 
     /// Hears the end, and checks that nothing is left.
-    pub fn ended(mut self) -> (ProcessEnd, String) {
-        let Some(Event::Ended { end, message }) = self.event() else { panic!("the vmm's end was not reported") };
+    pub fn ended(self) -> (ProcessEnd, String) {
+        let (end, message, violation) = self.ended_with();
+        assert_eq!(violation, None, "{message}");
+        (end, message)
+    }
+
+    pub fn ended_with(mut self) -> (ProcessEnd, String, Option<Violation>) {
+        let Some(Event::Ended { end, message, violation }) = self.event() else {
+            panic!("the vmm's end was not reported")
+        };
         assert_eq!(self.event(), Some(Event::Cleaned { left_behind: Vec::new() }));
         assert_eq!(self.event(), None);
         assert!(self.warden.wait().unwrap().success());
         self.expect_nothing_left();
-        (end, message)
+        (end, message, violation)
+    }
+
+    /// Hears of a forbidden system call, which was the end.
+    pub fn violated(self) -> ForbiddenCall {
+        self.confined();
+        match self.ended_with() {
+            (ProcessEnd::Signaled(31), message, Some(Violation::Call(call))) => {
+                assert_eq!(message, format!("killed for a system call that its filter forbids: {call}"));
+                *call
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     pub fn refused(mut self) -> (Option<Layer>, String) {

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod harness;
+mod violations;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -239,13 +240,4 @@ fn what_cannot_be_had_is_refused_and_undone() {
     .refused();
     assert_eq!(layer, None);
     assert!(message.contains("execute"), "{message}");
-}
-
-#[test]
-fn a_violated_filter_is_reported_in_words() {
-    let jail = Jail::build("mount");
-    jail.confined();
-    let (end, message) = jail.ended();
-    assert_eq!(end, ProcessEnd::Signaled(31));
-    assert!(message.contains("system call that its filter forbids"), "{message}");
 }

@@ -9,6 +9,8 @@ use crate::harness::{call, confined, each};
 
 /// A descriptor that is not open.
 const CLOSED: u64 = 1000;
+/// A process that there is not (PID_MAX_LIMIT).
+const NOBODY: u64 = 1 << 22;
 const RW: u64 = 3;
 const RWX: u64 = 7;
 
@@ -165,7 +167,9 @@ fn what_a_role_promises_works() {
         (Role::VmmRunSealed, ("a flush", libc::SYS_fdatasync, [CLOSED, 0, 0, 0, 0, 0])),
         (Role::Api, ("a client", libc::SYS_accept4, [CLOSED, 0, 0, 0x80000, 0, 0])),
         (Role::Vcpu, ("KVM_RUN", libc::SYS_ioctl, [CLOSED, 0xae80, 0, 0, 0, 0])),
-        (Role::Warden, ("a child's end", libc::SYS_waitid, [3, CLOSED, 0, 4, 0, 0])),
+        (Role::Warden, ("a child's end", libc::SYS_waitid, [0, 0, 0, 0x4000_0007, 0, 0])),
+        (Role::Warden, ("a traced thread goes on", libc::SYS_ptrace, [7, NOBODY, 0, 0, 0, 0])),
+        (Role::Warden, ("a traced thread's registers", libc::SYS_ptrace, [12, NOBODY, 0, 0, 0, 0])),
     ];
     expect_each!(calls.to_vec(), ALIVE);
 }
@@ -177,6 +181,7 @@ fn what_another_role_promises_kills() {
     let thread = ("a thread", libc::SYS_clone, [0x003d_0f00, 0, 0, 0, 0, 0]);
     let create_vm = ("KVM_CREATE_VM", libc::SYS_ioctl, [CLOSED, 0xae01, 0, 0, 0, 0]);
     let image = ("an image", libc::SYS_openat, [CLOSED, 0, 0x80900, 0, 0, 0]);
+    let ptrace = |name: &'static str, request: u64| (name, libc::SYS_ptrace, [request, NOBODY, 0, 0, 0, 0]);
     let by = |roles: &[Role], call: Call| roles.iter().map(|role| (*role, call)).collect::<Vec<_>>();
     let mut cases = by(&threads, thread);
     cases.extend(by(&threads, create_vm));
@@ -188,6 +193,23 @@ fn what_another_role_promises_kills() {
     cases.extend(by(&[Role::VmmRun], ("another listener", libc::SYS_bind, [CLOSED, 0, 110, 0, 0, 0])));
     cases.extend(by(&[Role::VmmRun], ("a listener", libc::SYS_socket, [1, 0x80001, 0, 0, 0, 0])));
     cases.extend(by(&[Role::Vcpu], ("a message", libc::SYS_sendto, [CLOSED, 0, 0, 0x4040, 0, 0])));
+    let all: Vec<_> = Role::ALL.into_iter().filter(|role| *role != Role::Warden).collect();
+    cases.extend(by(&all, ptrace("PTRACE_CONT", 7)));
+    for (name, request) in [
+        ("PTRACE_TRACEME", 0),
+        ("PTRACE_PEEKDATA", 2),
+        ("PTRACE_POKEDATA", 5),
+        ("PTRACE_SETREGS", 13),
+        ("PTRACE_ATTACH", 16),
+        ("PTRACE_DETACH", 17),
+        ("PTRACE_SYSCALL", 24),
+        ("PTRACE_SETOPTIONS", 0x4200),
+        ("PTRACE_SETREGSET", 0x4205),
+        ("PTRACE_SEIZE", 0x4206),
+        ("PTRACE_CONT and more", 1 << 32 | 7),
+    ] {
+        cases.extend(by(&[Role::Warden], ptrace(name, request)));
+    }
     cases.extend(by(&[Role::VmmConfigure], ("execveat", libc::SYS_execveat, [CLOSED, 0, 0, 0, 0x1000, 0])));
     expect_each!(cases, KILLED);
 }

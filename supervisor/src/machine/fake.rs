@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use stockade_jailer::plan::Layer;
+use stockade_jailer::violation::{Architecture, ForbiddenCall, Phase, Violation, Word};
 use stockade_jailer::warden::{Command, Event as WardenEvent, LayerReport, ProcessEnd};
 use stockade_vmm_api::event::{Event, EventKind};
 use stockade_vmm_api::exit::ExitReason;
@@ -46,6 +47,21 @@ pub(crate) fn machine() -> (Machine, Fake) {
     (machine, Fake { control: warden_end, events: events_end, diagnostics: diagnostics_end, parent })
 }
 
+/// What a vCPU thread must not do.
+pub(crate) fn violation() -> Violation {
+    Violation::Call(Box::new(ForbiddenCall {
+        role: Some("vcpu".into()),
+        phase: Some(Phase::Run),
+        thread: "fc_vcpu 0".into(),
+        thread_id: 7,
+        architecture: Architecture::X86_64,
+        name: Some("mount".into()),
+        number: 165,
+        arguments: [Word(1); 6],
+        instruction_pointer: Word(2),
+    }))
+}
+
 impl Fake {
     pub(crate) fn warden_says(&self, event: &WardenEvent) {
         send(&self.control, &serde_json::to_vec(event).unwrap(), SendFlags::NOSIGNAL).unwrap();
@@ -75,7 +91,21 @@ impl Fake {
 
     /// The vmm ends, and the warden cleans up.
     pub(crate) fn vmm_ends(self, end: ProcessEnd, message: &str) -> TempDir {
-        self.warden_says(&WardenEvent::Ended { end, message: message.to_owned() });
+        self.process_ends(&WardenEvent::Ended { end, message: message.to_owned(), violation: None })
+    }
+
+    /// A filter kills the vmm, and the warden cleans up.
+    pub(crate) fn vmm_violates(self, violation: &Violation) -> TempDir {
+        let violation = Some(violation.clone());
+        self.process_ends(&WardenEvent::Ended {
+            end: ProcessEnd::Signaled(31),
+            message: "killed".to_owned(),
+            violation,
+        })
+    }
+
+    fn process_ends(self, ended: &WardenEvent) -> TempDir {
+        self.warden_says(ended);
         std::fs::remove_dir_all(self.parent.path().join("fake")).unwrap();
         self.warden_says(&WardenEvent::Cleaned { left_behind: Vec::new() });
         self.parent

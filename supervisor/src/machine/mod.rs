@@ -145,8 +145,8 @@ impl Machine {
         self.warden.send(&Command::Kill);
     }
 
-    /// Ends what still runs, and waits until nothing is left. Returns what is, in words.
-    pub async fn remove(mut self) -> Vec<String> {
+    /// Ends what still runs, and waits until nothing is left. Returns what is, in words. Then its status is the last.
+    pub async fn remove(&mut self) -> Vec<String> {
         self.kill();
         let orderly = async {
             while !self.status.warden_over && self.status.left_behind.is_none() {

@@ -1,5 +1,6 @@
 //! What is known of a machine, put together from what its warden and its vmm say.
 
+use stockade_jailer::violation::Violation;
 use stockade_jailer::warden::{Event as WardenEvent, LayerReport};
 use stockade_vmm_api::event::{Event, EventKind};
 use stockade_vmm_api::exit::ExitReason;
@@ -31,6 +32,8 @@ pub struct Status {
     vmm_said: Option<VmmSaid>,
     /// What the warden said about the end of the vmm's process.
     process_end: Option<String>,
+    /// The system call for which a filter killed the vmm.
+    pub violation: Option<Violation>,
     /// What made no sense.
     fault: Option<String>,
 }
@@ -62,6 +65,9 @@ pub enum MachineEnd {
     /// The vmm's process ended without a word from it.
     #[error("the vmm died: {0}")]
     Process(String),
+    /// A filter killed the vmm, which may have been in the hands of its guest.
+    #[error("the vmm was killed for a system call that its filter forbids: {0}")]
+    Violation(Violation),
     /// The warden is gone, and the vmm with it.
     #[error("the vmm's warden died, so the vmm was killed{0}")]
     Warden(String),
@@ -107,7 +113,10 @@ impl Status {
                 self.confined_at_us = Some(at_us);
                 self.confinement = confinement;
             }
-            WardenEvent::Ended { message, .. } => self.process_end = Some(printable(&message)),
+            WardenEvent::Ended { message, violation, .. } => {
+                self.process_end = Some(printable(&message));
+                self.violation = violation;
+            }
             WardenEvent::Vmm { line } => match serde_json::from_str(&line) {
                 Ok(event) => self.note_event(event),
                 Err(_) => self.note_fault(&super::events::EventError::Malformed),
@@ -134,6 +143,10 @@ impl Status {
         let aside = if diagnostics.is_empty() { String::new() } else { format!(" ({diagnostics})") };
         if let Some(refusal) = &self.refusal {
             return MachineEnd::Refused(refusal.clone());
+        }
+        // Whatever the vmm has said, it was not itself any more.
+        if let Some(violation) = &self.violation {
+            return MachineEnd::Violation(violation.clone());
         }
         if let Some(fault) = &self.fault {
             return MachineEnd::Vmm(format!("{fault}{aside}"));

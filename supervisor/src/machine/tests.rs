@@ -8,7 +8,7 @@ use stockade_vmm_api::event::EventKind;
 use stockade_vmm_api::exit::ExitReason;
 
 use super::MachineEnd;
-use super::fake::machine;
+use super::fake::{machine, violation};
 
 #[tokio::test]
 async fn a_machine_that_starts_and_powers_off() {
@@ -54,6 +54,18 @@ async fn a_vmm_that_dies_without_a_word_is_explained_by_its_warden_and_its_stand
 }
 
 #[tokio::test]
+async fn a_vmm_that_a_filter_killed_is_not_believed_whatever_it_said() {
+    let (mut machine, mut fake) = machine();
+    fake.starts();
+    fake.vmm_says(EventKind::Ended { reason: ExitReason::PowerOff, message: "all is well".into() });
+    let violation = violation();
+    let _parent = fake.vmm_violates(&violation);
+    assert_eq!(machine.ended().await, MachineEnd::Violation(violation.clone()));
+    assert_eq!(machine.remove().await, Vec::<String>::new());
+    assert_eq!(machine.status().violation, Some(violation));
+}
+
+#[tokio::test]
 async fn a_vmm_that_talks_nonsense_is_killed() {
     let (mut machine, mut fake) = machine();
     fake.starts();
@@ -76,7 +88,7 @@ async fn a_warden_that_dies_is_an_end_too() {
 
 #[tokio::test]
 async fn removing_a_machine_ends_it_first() {
-    let (machine, mut fake) = machine();
+    let (mut machine, mut fake) = machine();
     fake.starts();
     let obeying = std::thread::spawn(|| fake.obeys_kill());
     assert_eq!(machine.remove().await, Vec::<String>::new());
@@ -85,8 +97,8 @@ async fn removing_a_machine_ends_it_first() {
 
 #[tokio::test]
 async fn what_is_left_behind_is_reported() {
-    let (machine, fake) = machine();
-    fake.warden_says(&WardenEvent::Ended { end: ProcessEnd::Exited(0), message: String::new() });
+    let (mut machine, fake) = machine();
+    fake.warden_says(&WardenEvent::Ended { end: ProcessEnd::Exited(0), message: String::new(), violation: None });
     fake.warden_says(&WardenEvent::Cleaned { left_behind: vec!["cgroup /x: busy".into()] });
     let left = machine.remove().await;
     assert_eq!(left, ["cgroup /x: busy"]);

@@ -78,6 +78,16 @@ pub enum RunError {
     Descriptor(#[source] io::Error),
 }
 
+impl RunError {
+    /// Exit code of a run that failed so.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Machine(MachineEnd::Violation(_)) => Outcome::VIOLATED,
+            _ => Outcome::FAILED,
+        }
+    }
+}
+
 /// What came of a run.
 #[derive(Debug)]
 pub struct Run {
@@ -100,15 +110,21 @@ pub async fn run(
     let mut life = Life { request, clock: PhaseClock::new(observer), warnings: Vec::new() };
     let mut confinement = Vec::new();
     let mut console = Vec::new();
+    let mut violation = None;
     let outcome = match life.launch(installation) {
         Ok((mut machine, agent, resources)) => {
-            let outcome = life.live(&mut machine, agent, &resources, client).await;
+            let mut outcome = life.live(&mut machine, agent, &resources, client).await;
             life.clock.enter(Phase::Stop);
             confinement = machine.status().confinement.clone();
             if outcome.is_err() {
                 console = machine.console_tail();
             }
             life.warnings.extend(machine.remove().await.into_iter().map(|left| format!("left behind: {left}")));
+            violation = machine.status().violation.clone();
+            // Whatever the command's end looked like, it came from a vmm that was not itself any more.
+            if let Some(violation) = &violation {
+                outcome = Err(MachineEnd::Violation(violation.clone()).into());
+            }
             outcome
         }
         Err(error) => Err(error),
@@ -118,9 +134,10 @@ pub async fn run(
         version: report::VERSION,
         stockade: env!("CARGO_PKG_VERSION"),
         name: request.name.to_string(),
-        exit_code: outcome.as_ref().map_or(Outcome::FAILED, Outcome::exit_code),
+        exit_code: outcome.as_ref().map_or_else(RunError::exit_code, Outcome::exit_code),
         outcome: outcome.as_ref().ok().cloned(),
         error: outcome.as_ref().err().map(|error| chain(error)),
+        violation,
         phases: life.clock.times().to_vec(),
         confinement,
         without: request.without.clone(),

@@ -38,6 +38,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Exit code if a filter killed the vmm.
+    pub const VIOLATED: u8 = 123;
     /// Exit code if the time was up.
     pub const TIMED_OUT: u8 = 124;
     /// Exit code if Stockade itself failed.

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{Life, Outcome, RunError};
 use crate::client::{Client, Notice, Notices};
-use crate::machine::fake::{Fake, machine};
+use crate::machine::fake::{Fake, machine, violation};
 use crate::machine::{Machine, MachineEnd};
 use crate::phases::{Observer, Phase, PhaseClock};
 use crate::request::{Access, Cpus, MemorySize, RootImage, RunRequest};
@@ -200,6 +200,22 @@ async fn a_guest_that_dies_while_it_boots_is_the_reason() {
     };
     let ((outcome, ..), _) = tokio::join!(stage.live(), play);
     assert!(matches!(outcome, Err(RunError::Machine(MachineEnd::Guest { reason: ExitReason::TripleFault, .. }))));
+}
+
+#[tokio::test]
+async fn a_violated_filter_has_an_exit_code_of_its_own() {
+    let (stage, mut others) = stage();
+    let play = async {
+        others.fake.starts();
+        others.fake.vmm_violates(&violation())
+    };
+    let ((outcome, ..), _) = tokio::join!(stage.live(), play);
+    let error = outcome.unwrap_err();
+    assert_eq!(error.exit_code(), Outcome::VIOLATED);
+    assert!(
+        error.to_string().contains("thread \"fc_vcpu 0\" (7) in the role vcpu, phase run, called mount"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -157,7 +157,7 @@ impl Cell {
     /// Waits for its end, and until nothing is left of it.
     pub(crate) fn ended(mut self) -> Result<Remains, AttackError> {
         let (end, message) = match self.warden.event(self.deadline)? {
-            Event::Ended { end, message } => (end, message),
+            Event::Ended { end, message, .. } => (end, message),
             other => return Err(AttackError::Warden(format!("{other:?} instead of the prisoner's end"))),
         };
         let left_behind = match self.warden.event(self.deadline)? {
