@@ -77,7 +77,7 @@ impl EventLog {
         answers
     }
 
-    /// Events after a cursor, if there are any, or else when there are.
+    /// Events after a cursor, if there are any, or else when there are. Without a cursor, that of the last event.
     pub(super) fn ask(
         &mut self,
         request: RequestId,
@@ -85,7 +85,10 @@ impl EventLog {
         after: Option<u64>,
         visible: StatusVisibility,
     ) -> Option<Result<EventPage, Error>> {
-        let after = after.unwrap_or(self.last);
+        let Some(after) = after else {
+            return Some(Ok(EventPage { events: Vec::new(), next: self.last }));
+        };
+        let after = if after == 0 { self.lost } else { after };
         if after < self.lost || after > self.last {
             return Some(Err(Error::new(
                 ErrorCode::CursorTooOld,
