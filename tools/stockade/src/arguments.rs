@@ -1,19 +1,36 @@
 //! The command line, as clap sees it.
 
+mod help;
+mod interfaces;
+mod machines;
+mod values;
+
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use stockade_jailer::plan::Layer;
 use stockade_supervisor::request::{
     CopyIn, CopyOut, Cpus, EnvironmentEntry, InvalidValue, MemorySize, RootImage, VmName, parse_layer,
 };
+use stockade_supervisor::text::printable;
 
-/// Runs commands in microVMs.
+#[cfg(test)]
+pub use help::EXIT_CODES;
+pub use machines::{
+    DaemonOptions, EventsArguments, LoadArguments, LogArguments, OneArguments, PsArguments, ReloadArguments,
+    ResetArguments, StartArguments, StatusArguments, StopArguments,
+};
+pub use values::{DiskSize, ImageFormat, NewImage};
+
+/// Runs commands and virtual machines, each in a jail of its own.
+///
+/// Verbs may be shortened as long as it is clear which one is meant.
 #[derive(Debug, Parser)]
-#[command(name = "stockade", version, about, arg_required_else_help = true)]
+#[command(name = "stockade", version, about, arg_required_else_help = true, infer_subcommands = true)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -24,64 +41,81 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Runs a command in a virtual machine of its own, of which nothing is left afterwards
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = help::RUN)]
     Run(Box<RunArguments>),
 
     /// Shows what confines a virtual machine or any process: each layer, read back from the kernel
-    #[command(after_help = INSPECT_EXIT_CODES)]
+    #[command(after_help = help::INSPECT)]
     Inspect(InspectArguments),
 
     /// Attacks the jails of this host, and shows what comes of it
-    #[command(after_help = DOCTOR_EXIT_CODES)]
+    #[command(after_help = help::DOCTOR)]
     Doctor(DoctorArguments),
+
+    /// What the daemon carries out.
+    #[command(flatten)]
+    Daemon(DaemonVerb),
+
+    /// Makes the image of a disk
+    #[command(after_help = help::CREATE)]
+    Create(CreateArguments),
+
+    /// Writes man pages and shell completions
+    #[command(hide = true)]
+    Generate(GenerateArguments),
 }
 
-const EXIT_CODES: &str = "\
-Exit code:
-  that of the command, or
-  128+n  signal n ended the command
-  124    the command took longer than --timeout
-  125    stockade itself failed
-  126    the command could not be executed
-  127    the command was not found
-One line on standard error says which, unless it is the command's own.
+/// What the daemon carries out.
+#[derive(Debug, Subcommand)]
+pub enum DaemonVerb {
+    /// Shows the virtual machines that the daemon knows
+    #[command(visible_alias = "show", after_help = help::STATUS)]
+    Status(StatusArguments),
 
-Examples:
-  stockade run -- uname -a
-  stockade run -t
-  stockade run --rootfs debian.ext4:rw --memory 1G -- apt-get update
-  stockade run --copy-in src:/src --copy-out /src/out:out --workdir /src -- make";
+    /// Shows the virtual machines that run
+    #[command(after_help = help::PS)]
+    Ps(PsArguments),
 
-const INSPECT_EXIT_CODES: &str = "\
-Exit code:
-  0      every layer is on, as the jailer meant it
-  3      a layer is weak, off, or not known to be on
-  125    stockade itself failed: there is no such virtual machine or process, or it can't be looked at
+    /// Starts a virtual machine: one that is known, or one that the options describe
+    #[command(after_help = help::START)]
+    Start(Box<StartArguments>),
 
-What the kernel shows of no other process is what the jailer recorded: Landlock. A process that is in no jail of
-Stockade's has no record.
+    /// Stops a virtual machine
+    #[command(after_help = help::STOP)]
+    Stop(StopArguments),
 
-Examples:
-  stockade inspect build-17
-  stockade inspect $(pidof firecracker)
-  stockade inspect --json build-17 | jq .verdict.layers";
+    /// Waits until a virtual machine does not run any more, and says how it ended
+    #[command(after_help = help::WAIT)]
+    Wait(OneArguments),
 
-const DOCTOR_EXIT_CODES: &str = "\
-Exit code:
-  0      no attempt succeeded with every layer on
-  3      at least one did, or ended so that nobody can say; it is named
-  125    stockade itself failed, and nothing is known
+    /// Has a guest stand still
+    #[command(after_help = help::PAUSE)]
+    Pause(OneArguments),
 
-A hostile program takes the vmm's place in jails that are made for that, one for each attempt. It is after files,
-processes, sockets and a virtual machine that are made for it as well; nothing else of the host is touched. It takes
-root, and about half a minute, with --matrix a minute more.
+    /// Has a guest go on that stands still
+    #[command(after_help = help::PAUSE)]
+    Unpause(OneArguments),
 
-With --matrix, jails lack one layer each, so the program has more rights there than any vmm ever has.
+    /// Has the daemon read vm.conf again; if there is a mistake in it, nothing changes
+    #[command(after_help = help::RELOAD)]
+    Reload(ReloadArguments),
 
-Examples:
-  stockade doctor --attack
-  stockade doctor --attack --matrix
-  stockade doctor --attack --json | jq '.verdicts[] | select(.outcome == \"succeeded\")'";
+    /// Has the daemon read another file, and add what it defines
+    #[command(after_help = help::LOAD)]
+    Load(LoadArguments),
+
+    /// Has the daemon forget what was configured, and end what runs of it
+    #[command(after_help = help::RESET)]
+    Reset(ResetArguments),
+
+    /// Says how much the daemon logs
+    #[command(after_help = help::LOG)]
+    Log(LogArguments),
+
+    /// Shows what happens to virtual machines
+    #[command(after_help = help::EVENTS)]
+    Events(EventsArguments),
+}
 
 /// Options of `stockade doctor`.
 #[derive(Debug, Args)]
@@ -105,6 +139,38 @@ pub struct DoctorArguments {
     /// Folder with stockade-jailer and stockade-prisoner; the one that stockade itself is in, or /usr/lib/stockade
     #[arg(long, value_name = "DIRECTORY", env = "STOCKADE_BINARIES", hide_env_values = true)]
     pub binaries: Option<PathBuf>,
+}
+
+/// Options of `stockade create`.
+#[derive(Debug, Args)]
+pub struct CreateArguments {
+    /// Where; qcow2: before it, or .qcow2 at its end, stand for another format than raw
+    #[arg(value_name = "[FORMAT:]PATH", value_parser = os(NewImage::parse))]
+    pub image: NewImage,
+
+    /// Size of the disk, for instance 10G
+    #[arg(short, long, value_name = "SIZE", required_unless_present_any = ["input", "base"])]
+    pub size: Option<DiskSize>,
+
+    /// Copy this image to it, which may be smaller
+    #[arg(short, long, value_name = "IMAGE", conflicts_with = "base")]
+    pub input: Option<PathBuf>,
+
+    /// Record only what differs from this image, which takes the format qcow2
+    #[arg(short, long, value_name = "IMAGE")]
+    pub base: Option<PathBuf>,
+
+    /// Print path, format and size as JSON; an error as well, on standard error
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `stockade generate`.
+#[derive(Debug, Args)]
+pub struct GenerateArguments {
+    /// Folder that gets man/, bash-completion/, zsh/ and fish/, as /usr/share has them
+    #[arg(value_name = "DIRECTORY")]
+    pub directory: PathBuf,
 }
 
 /// Options of `stockade inspect`.
@@ -191,6 +257,21 @@ pub struct RunArguments {
     pub binaries: Option<PathBuf>,
 }
 
+/// What is to be said of a verb that was shortened too much; nothing if `error` is about something else.
+pub fn ambiguity(error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand) else { return None };
+    let command = Arguments::command();
+    let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set());
+    let names = verbs.flat_map(|verb| std::iter::once(verb.get_name()).chain(verb.get_visible_aliases()));
+    let mut meant: Vec<_> = names.filter(|name| name.starts_with(verb.as_str())).collect();
+    meant.sort_unstable();
+    let (last, others) = meant.split_last()?;
+    if others.is_empty() {
+        return None;
+    }
+    Some(format!("{}: ambiguous, it could be {} or {last}; write more of it", printable(verb), others.join(", ")))
+}
+
 /// A parser of values that need not be UTF-8.
 fn os<T: Clone + Send + Sync + 'static>(parse: fn(&OsStr) -> Result<T, InvalidValue>) -> ValueParser {
     OsStringValueParser::new().try_map(move |text| parse(&text)).into()
@@ -217,8 +298,6 @@ fn timeout(text: &str) -> Result<Duration, InvalidValue> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn run(arguments: &[&str]) -> Result<RunArguments, String> {
@@ -232,6 +311,33 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn verbs_may_be_shortened_as_long_as_it_is_clear_which_one_is_meant() {
+        let parse = |verb: &str| Arguments::try_parse_from(["stockade", verb, "x"]);
+        assert!(matches!(parse("wai").unwrap().verb, Verb::Daemon(DaemonVerb::Wait(_))));
+        assert!(matches!(parse("un").unwrap().verb, Verb::Daemon(DaemonVerb::Unpause(_))));
+        assert!(matches!(parse("sh").unwrap().verb, Verb::Daemon(DaemonVerb::Status(_))));
+        for (verb, meant) in
+            [("sta", "start or status"), ("re", "reload or reset"), ("s", "show, start, status or stop")]
+        {
+            assert!(ambiguity(&parse(verb).unwrap_err()).unwrap().contains(meant), "{verb}");
+        }
+        for verb in ["x", "runs", ""] {
+            let line = parse(verb).unwrap_err();
+            assert!(verb.is_empty() || ambiguity(&line).is_none(), "{verb}");
+        }
+    }
+
+    #[test]
+    fn options_stand_before_or_after_the_name() {
+        for line in [["stop", "-fw", "web"], ["stop", "web", "-fw"]] {
+            match Arguments::try_parse_from(["stockade"].iter().chain(&line)).unwrap().verb {
+                Verb::Daemon(DaemonVerb::Stop(stop)) => assert!(stop.force && stop.wait && stop.vm.is_some()),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[test]

@@ -3,13 +3,17 @@
 //! Who I am: the caller, with the caller's rights. What I hold: the caller's streams and the files that the caller names.
 //! `stockade run` carries a supervisor in itself: it leases a user id, opens every file, and hands all of it to
 //! `stockade-jailer` as descriptors. If I die, however suddenly, the jailer's warden sees its control socket close, kills the
-//! virtual machine and removes what was made for it.
+//! virtual machine and removes what was made for it. The verbs of `machines` ask `stockaded`, over its socket, and hold nothing.
 
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod create;
 mod doctor;
+mod failure;
+mod generate;
 mod inspect;
+mod machines;
 mod progress;
 mod run;
 mod signals;
@@ -27,7 +31,10 @@ fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            let _ = error.print();
+            match arguments::ambiguity(&error) {
+                Some(verbs) => run::say(&verbs),
+                None => drop(error.print()),
+            }
             return if error.use_stderr() { Outcome::FAILED.into() } else { ExitCode::SUCCESS };
         }
     };
@@ -35,6 +42,9 @@ fn main() -> ExitCode {
         Verb::Run(arguments) => run::execute(*arguments),
         Verb::Inspect(arguments) => inspect::execute(&arguments),
         Verb::Doctor(arguments) => doctor::execute(&arguments),
+        Verb::Create(arguments) => create::execute(&arguments),
+        Verb::Generate(arguments) => generate::execute(&arguments),
+        Verb::Daemon(verb) => machines::execute(&verb),
     })
 }
 

@@ -140,7 +140,7 @@ pub fn say(line: &str) {
 }
 
 /// Standard error may be a full disk or gone; there is nobody to tell then.
-fn write_error_line(line: &str) {
+pub fn write_error_line(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
