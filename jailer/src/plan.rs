@@ -69,6 +69,17 @@ impl Authority {
     }
 }
 
+/// Who traces the vmm (ptrace(2)), which only one can.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tracing {
+    /// Its warden, so that a violated filter is reported with the system call.
+    #[default]
+    Warden,
+    /// Nobody, so that a debugger can.
+    Another,
+}
+
 /// Everything that the jailer needs to know. Nothing in it comes from a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -104,6 +115,9 @@ pub struct Plan {
     /// Namespaces of the host that the VM stays in, though it gets the others. For measuring what each of them stops; none otherwise.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shared_namespaces: Vec<NamespaceKind>,
+    /// Who traces the vmm.
+    #[serde(default)]
+    pub tracing: Tracing,
     /// Has the VM outlive its supervisor; without it, the VM ends with that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detached: Option<Detached>,
@@ -263,6 +277,7 @@ pub(crate) mod tests {
             limits: Limits { memory_bytes: 1 << 28, processes: 16, cpu_percent: 100 },
             without: Vec::new(),
             shared_namespaces: Vec::new(),
+            tracing: Tracing::Warden,
             detached: None,
         }
     }

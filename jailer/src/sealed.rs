@@ -25,7 +25,7 @@ use crate::control::Control;
 use crate::error::{JailError, Step};
 use crate::folder::{Contents, Folder};
 use crate::jail::{self, Jail};
-use crate::plan::{Authority, Detached, Layer, NamespaceKind, Plan, WARDEN_GID};
+use crate::plan::{Authority, Detached, Layer, NamespaceKind, Plan, Tracing, WARDEN_GID};
 use crate::reports::Reports;
 use crate::supervisor::Supervisor;
 use crate::tracer::Tracer;
@@ -122,7 +122,11 @@ fn start(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<Started, JailError> {
     };
     // What is the vmm's alone must end with it.
     drop((executable, inherited, progress_end, gate));
-    let traced = if plan.wants(Layer::Seccomp) { Tracer::of_filtered(child) } else { Tracer::of_unfiltered(child) };
+    let traced = match plan.tracing {
+        _ if !plan.wants(Layer::Seccomp) => Tracer::of_unfiltered(child),
+        Tracing::Warden => Tracer::of_filtered(child),
+        Tracing::Another => Tracer::left_to_another(child),
+    };
     let tracer = traced.step("watch the vmm").inspect_err(|_| end(child))?;
     let mut watch = Watch::new(tracer, console, ring, held, run_directory).with_reports(reports);
     match confine(plan, cgroup, &mut watch, progress, gate_end) {

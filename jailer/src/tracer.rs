@@ -69,6 +69,16 @@ impl Tracer {
         Ok(tracer)
     }
 
+    /// Watches `child` from afar: another tracer is to have it.
+    ///
+    /// # Errors
+    /// As signalfd(2) and pidfd_open(2).
+    pub fn left_to_another(child: Pid) -> io::Result<Self> {
+        let mut tracer = Self::of_unfiltered(child)?;
+        tracer.traced = Traced::No(io::Error::other("the plan leaves that to another"));
+        Ok(tracer)
+    }
+
     /// Watches `child`, which has no filter that it could violate.
     ///
     /// # Errors

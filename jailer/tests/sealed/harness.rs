@@ -12,7 +12,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use nix::unistd::Pid;
 use serde_json::Value;
-use stockade_jailer::plan::{self, Authority, Layer, Limits, Plan, WARDEN_GID};
+use stockade_jailer::plan::{self, Authority, Layer, Limits, Plan, Tracing, WARDEN_GID};
 use stockade_jailer::violation::{ForbiddenCall, Violation};
 use stockade_jailer::warden::{Event, LayerReport, MAX_PACKET_BYTES, ProcessEnd};
 
@@ -72,6 +72,7 @@ impl Jail {
             limits: Limits { memory_bytes: 64 << 20, processes: 8, cpu_percent: 150 },
             without: Vec::new(),
             shared_namespaces: Vec::new(),
+            tracing: Tracing::Warden,
             detached: None,
         };
         change(&mut plan);

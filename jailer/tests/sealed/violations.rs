@@ -2,8 +2,8 @@
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::json;
-use stockade_jailer::plan::Layer;
-use stockade_jailer::violation::{Architecture, ForbiddenCall, Phase, Word};
+use stockade_jailer::plan::{Layer, Tracing};
+use stockade_jailer::violation::{Architecture, ForbiddenCall, Phase, Violation, Word};
 use stockade_jailer::warden::{self, ProcessEnd};
 
 use crate::harness::{Jail, status_of};
@@ -102,4 +102,14 @@ fn the_first_instruction_of_a_vmm_is_watched() {
         (call.name.as_deref(), call.role.as_deref(), call.phase),
         (Some("mount"), Some("launch"), Some(Phase::Launch))
     );
+}
+
+#[test]
+fn a_warden_that_may_not_trace_says_so() {
+    let jail = Jail::build_with("violate vcpu", |plan| plan.tracing = Tracing::Another);
+    jail.confined();
+    let (end, message, violation) = jail.ended_with();
+    assert_eq!(end, ProcessEnd::Signaled(31));
+    assert!(matches!(violation, Some(Violation::Unknown(why)) if why.contains("leaves that to another")), "{message}");
+    assert!(message.contains("system call that its filter forbids: which one is not known"), "{message}");
 }

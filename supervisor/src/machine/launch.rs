@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use stockade_jailer::plan::{self, Layer, Limits, Plan};
+use stockade_jailer::plan::{self, Layer, Limits, Plan, Tracing};
 use stockade_vmm_api::vm_config::ConfigFile;
 use tokio::net::UnixStream;
 
@@ -135,6 +135,7 @@ pub fn launch(blueprint: Blueprint) -> Result<(Machine, UnixStream), LaunchError
         limits: limits(blueprint.cpus, blueprint.memory),
         without: blueprint.without,
         shared_namespaces: Vec::new(),
+        tracing: Tracing::Warden,
         detached: None,
     };
     let plan = inheritance.add(plan_file(&plan)?);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
-use stockade_jailer::plan::{self, Layer, Limits, Plan};
+use stockade_jailer::plan::{self, Layer, Limits, Plan, Tracing};
 use stockade_jailer::warden::{Event, MAX_PACKET_BYTES, ProcessEnd};
 use stockade_prisoner::descriptor;
 use stockade_supervisor::machine::run_directory::RunDirectory;
@@ -105,6 +105,8 @@ impl Cell {
             limits: LIMITS,
             without: blueprint.without,
             shared_namespaces: Vec::new(),
+            // Whoever takes over a thread of the vmm has to trace it.
+            tracing: Tracing::Another,
             detached: None,
         };
         descriptors.extend([

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
-use stockade_jailer::plan::{self, Authority, Limits, Plan};
+use stockade_jailer::plan::{self, Authority, Limits, Plan, Tracing};
 use stockade_jailer::warden::{self, Event};
 
 use crate::error::{Error, at};
@@ -72,6 +72,7 @@ pub fn prepare(jailer: &Path, vmm: &Path, arguments: &[String], folder: &Path) -
         limits: Limits { memory_bytes: (GUEST_MIB << 20) + BYTES_BESIDE_GUEST, processes: 16, cpu_percent: 200 },
         without: Vec::new(),
         shared_namespaces: Vec::new(),
+        tracing: Tracing::Warden,
         detached: None,
     };
     let path = folder.join("plan");
