@@ -74,11 +74,11 @@ const MAX_DATABASE_BYTES: u64 = 16 << 20;
 impl Host for RealHost {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        let file = File::open(path)?;
-        if !file.metadata()?.is_file() {
+        // Opening a pipe would wait for somebody to write.
+        if !std::fs::metadata(path)?.is_file() {
             return Err(io::Error::other("not a regular file"));
         }
-        file.take((MAX_FILE_BYTES as u64).saturating_add(1)).read_to_end(&mut bytes)?;
+        File::open(path)?.take((MAX_FILE_BYTES as u64).saturating_add(1)).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 
@@ -186,5 +186,43 @@ impl Host for FakeHost {
 
     fn group(&self, name: &str) -> io::Result<Option<u32>> {
         Ok(self.groups.get(name).copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_and_groups_of_this_host() {
+        assert_eq!(RealHost.user("root").unwrap(), Some(0));
+        assert_eq!(RealHost.group("root").unwrap(), Some(0));
+        assert_eq!(RealHost.user("nobody-is-called-so").unwrap(), None);
+        assert_eq!(RealHost.user("").unwrap(), None);
+        let folder = tempfile::tempdir().unwrap();
+        let passwd = folder.path().join("passwd");
+        std::fs::write(&passwd, b"a:x:1:2::/:/bin/sh\n\nbroken\nc:x:many:2\n\xff:x:9:9\nd:x:4294967296:1\ne:x:77")
+            .unwrap();
+        for (name, id) in [("a", Some(1)), ("b", None), ("broken", None), ("c", None), ("d", None), ("e", Some(77))] {
+            assert_eq!(look_up(&passwd, name).unwrap(), id, "{name}");
+        }
+    }
+
+    #[test]
+    fn files_of_this_host() {
+        let folder = tempfile::tempdir().unwrap();
+        let (image, link) = (folder.path().join("image"), folder.path().join("link"));
+        std::fs::write(&image, b"QFI\xfb\0\0\0\x03").unwrap();
+        std::os::unix::fs::symlink(&image, &link).unwrap();
+        assert_eq!(RealHost.resolve(&link).unwrap(), RealHost.resolve(&image).unwrap());
+        let (one, other) = (RealHost.examine(&image).unwrap(), RealHost.examine(&link).unwrap());
+        assert_eq!((one.kind, one.magic, one), (FileKind::Regular, *b"QFI\xfb", other));
+        assert_eq!(RealHost.examine(folder.path()).unwrap().kind, FileKind::Other);
+        assert_eq!(RealHost.examine(Path::new("/dev/null")).unwrap().kind, FileKind::Other);
+        std::fs::write(&image, b"Q").unwrap();
+        assert_eq!(RealHost.examine(&image).unwrap().kind, FileKind::Regular);
+        assert!(RealHost.read(folder.path()).is_err());
+        std::fs::write(&image, vec![0; MAX_FILE_BYTES * 2]).unwrap();
+        assert_eq!(RealHost.read(&image).unwrap().len(), MAX_FILE_BYTES + 1);
     }
 }

@@ -154,7 +154,7 @@ fn hostile_sizes_end() {
         format!("disk {}", "a ".repeat(200_000)),
         format!("x = \"{}\"\n{}", "{ ".repeat(3000), "$x\n".repeat(1000)),
         "\"".repeat(300_001),
-        "x=y\n".repeat(200_000),
+        "x=y\n".repeat(20_000),
         format!("vm x {{\n{}}}\n", "disk /nope\n".repeat(5_000)),
         "a,".repeat(200_000),
     ] {

@@ -7,8 +7,8 @@ use super::{Checker, Mode, Named};
 use crate::diagnostic::{Diagnostic, closest};
 use crate::instance::{InstanceError, Overrides, Requester, instantiate};
 use crate::model::{
-    Boot, BootDevice, Definition, Disk, DiskAccess, DiskFormat, DiskRate, EncryptedMemory, InstancePolicy, Interface,
-    StartPolicy, Vm, VmName, Vsock,
+    Boot, BootDevice, Definition, Disk, DiskAccess, DiskFormat, DiskRate, EncryptedMemory, Interface, StartPolicy, Vm,
+    VmName, Vsock,
 };
 use crate::source::Span;
 use crate::syntax::tree::{AllowOption, DiskOption, LimitOption, Spanned, Text, VmBlock, VmOption};
@@ -234,9 +234,6 @@ impl Checker<'_> {
                 None if draft.once.contains_key("kernel") => {}
                 _ => self.report.push(Diagnostic::error(span, "initramfs needs a kernel").help("add boot \"path\"")),
             }
-        }
-        if draft.overrides.instances.as_ref().is_some_and(|policy| *policy == InstancePolicy::default()) {
-            draft.overrides.instances = None;
         }
     }
 

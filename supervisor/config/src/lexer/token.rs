@@ -89,9 +89,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keywords_are_themselves_and_differ() {
+    fn keywords_are_themselves_and_documented_with_an_example() {
         for keyword in Keyword::ALL {
             assert_eq!(Keyword::from_word(keyword.as_str()), Some(*keyword));
+        }
+        let documentation = include_str!("../../vm.conf.md");
+        let examples = concat!(include_str!("../../examples/vm.conf"), include_str!("../../examples/tenants.conf"));
+        let words = |text: &'static str| text.split(|c: char| !c.is_ascii_alphanumeric());
+        for keyword in Keyword::ALL {
+            let word = keyword.as_str();
+            assert!(words(documentation).any(|other| other == word), "{word}");
+            let has_no_example = matches!(word, "add" | "id" | "size" | "permitted");
+            assert!(has_no_example || words(examples).any(|other| other == word), "{word}");
         }
         assert_eq!(Keyword::from_word("VM"), None);
         assert_eq!(Keyword::from_word("kernel"), None);

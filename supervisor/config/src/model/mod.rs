@@ -45,14 +45,33 @@ impl Config {
         self.switches.iter().find(|switch| switch.name == name)
     }
 
-    /// The quota of a user: the one that names the user, else the default one.
+    /// The quota of a user: the one that names the user, else the default one, which is not for root.
     pub fn quota_of_user(&self, uid: u32) -> Option<&Quota> {
-        let named = self.quotas.iter().find(|quota| quota.subject == Subject::User(uid));
-        named.or_else(|| self.quotas.iter().find(|quota| quota.subject == Subject::Default))
+        let of = |subject| self.quotas.iter().find(|quota| quota.subject == subject);
+        of(Subject::User(uid)).or_else(|| of(Subject::Default).filter(|_| uid != 0))
     }
 
     /// The quota that all VMs of a group share.
     pub fn quota_of_group(&self, gid: u32) -> Option<&Quota> {
         self.quotas.iter().find(|quota| quota.subject == Subject::Group(gid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_quota_is_for_users_without_one_and_not_for_root() {
+        let quota = |subject| Quota { subject, vms: Some(1), cpus: None, memory: None, disks: None };
+        let subjects = [Subject::Default, Subject::User(7), Subject::Group(8)];
+        let mut config = Config { quotas: subjects.map(quota).to_vec(), ..Config::default() };
+        let subject = |config: &Config, uid| config.quota_of_user(uid).map(|quota| quota.subject);
+        assert_eq!(subject(&config, 7), Some(Subject::User(7)));
+        assert_eq!(subject(&config, 8), Some(Subject::Default));
+        assert_eq!(subject(&config, 0), None);
+        config.quotas.push(quota(Subject::User(0)));
+        assert_eq!(subject(&config, 0), Some(Subject::User(0)));
+        assert!(config.quota_of_group(8).is_some() && config.quota_of_group(7).is_none());
     }
 }
