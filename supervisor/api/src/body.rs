@@ -7,6 +7,7 @@ use crate::vm::{Exit, VmSummary};
 
 /// How to stop a virtual machine. Without it, the guest is asked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Stop {
     /// How.
@@ -16,14 +17,17 @@ pub struct Stop {
 
 /// What to load.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Load {
     /// Absolute path of a file in the language of vm.conf.
+    #[cfg_attr(feature = "schema", schema(pattern = r"^/[^\x00]*$", max_length = 4095))]
     pub path: String,
 }
 
 /// What to forget. Without it, everything.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Reset {
     /// How much.
@@ -33,6 +37,7 @@ pub struct Reset {
 
 /// How much to log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Log {
     /// How much.
@@ -41,6 +46,7 @@ pub struct Log {
 
 /// Virtual machines in the order of their numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct VmPage {
     /// As many as fit.
     pub vms: Vec<VmSummary>,
@@ -50,6 +56,7 @@ pub struct VmPage {
 
 /// A virtual machine that does not run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Ended {
     /// How it ended; nothing for one that never ran.
     pub exit: Option<Exit>,

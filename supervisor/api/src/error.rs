@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The body of every answer that is no success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[error("{message}{}", if remedy.is_empty() { String::new() } else { format!("; {remedy}") })]
 pub struct Error {
     /// What kind of failure it is; stable.
@@ -24,12 +25,13 @@ impl Error {
 }
 
 macro_rules! codes {
-    ($($(#[$doc:meta])* $code:ident = $name:literal, $status:literal;)*) => {
+    ($($(#[doc = $doc:literal])* $code:ident = $name:literal, $status:literal;)*) => {
         /// Kinds of failures. Their names never change; there may be more.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
         #[serde(rename_all = "snake_case")]
         pub enum ErrorCode {
-            $($(#[$doc])* $code,)*
+            $($(#[doc = $doc])* $code,)*
         }
 
         impl ErrorCode {
@@ -39,6 +41,11 @@ macro_rules! codes {
             /// Its name, as in JSON.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$code => $name),* }
+            }
+
+            /// What it means, in a sentence or two.
+            pub fn description(self) -> &'static str {
+                match self { $(Self::$code => concat!($($doc),*).trim_start()),* }
             }
 
             /// The status of an HTTP response with it.
@@ -75,7 +82,7 @@ codes! {
     /// The request is no request.
     InvalidRequest = "invalid_request", 400;
     /// There is nothing to boot from.
-    NothingToBoot = "nothing_to_boot", 400;
+    NothingToBoot = "nothing_to_boot", 409;
     /// It needs something that this Stockade does not have yet.
     Unsupported = "unsupported", 501;
     /// A file can't be opened with the caller's rights.
@@ -142,6 +149,7 @@ mod tests {
         for code in ErrorCode::ALL {
             assert_eq!(serde_json::to_value(code).unwrap(), code.name());
             assert!((400..600).contains(&code.http_status()), "{code}");
+            assert!(code.description().ends_with('.'), "{code}");
         }
     }
 }

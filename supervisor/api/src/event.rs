@@ -6,6 +6,7 @@ use crate::vm::{Exit, VmId, VmState};
 
 /// One change of one virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Event {
     /// Its place in the order of all events; each is greater than the one before, also after a restart of the daemon.
     pub cursor: u64,
@@ -23,6 +24,7 @@ pub struct Event {
 
 /// What changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
     /// It is in another state.
@@ -45,6 +47,7 @@ pub enum Change {
 
 /// Events after a cursor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct EventPage {
     /// The events, oldest first.
     pub events: Vec<Event>,

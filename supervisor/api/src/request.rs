@@ -7,6 +7,7 @@ use crate::vm::{Exit, Owner, VmId, VmReference, VmSummary};
 
 /// How a virtual machine is stopped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum StopMode {
     /// The guest is asked to, and ended if it does not within the virtual machine's timeout.
@@ -89,6 +90,7 @@ pub enum Request {
 
 /// What [`Request::Reset`] forgets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ResetScope {
     /// Virtual machines with their numbers, and switches.
@@ -102,6 +104,7 @@ pub enum ResetScope {
 
 /// How much the daemon logs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Verbosity {
     /// What an operator wants to know.
@@ -113,24 +116,33 @@ pub enum Verbosity {
 
 /// A virtual machine that a client defines. What is left out is the template's, or else the default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewVm {
     /// Its name.
+    #[cfg_attr(
+        feature = "schema",
+        schema(min_length = 1, max_length = 63, pattern = r"^([A-Za-z]|[0-9]+[A-Za-z._-])[A-Za-z0-9._-]*$")
+    )]
     pub name: String,
     /// The virtual machine that it is an instance of.
     #[serde(default)]
     pub template: Option<String>,
     /// Virtual processors.
     #[serde(default)]
+    #[cfg_attr(feature = "schema", schema(minimum = 1, maximum = 32))]
     pub cpus: Option<u32>,
     /// Memory of the guest, MiB.
     #[serde(default)]
+    #[cfg_attr(feature = "schema", schema(minimum = 1, maximum = 16777216))]
     pub memory_mib: Option<u64>,
     /// Absolute path of the kernel.
     #[serde(default)]
+    #[cfg_attr(feature = "schema", schema(pattern = r"^/[^\x00]*$", max_length = 4095))]
     pub kernel: Option<String>,
     /// Absolute path of the initial RAM disk.
     #[serde(default)]
+    #[cfg_attr(feature = "schema", schema(pattern = r"^/[^\x00]*$", max_length = 4095))]
     pub initramfs: Option<String>,
     /// What is said to its kernel, after what Stockade says by itself.
     #[serde(default)]
@@ -140,12 +152,15 @@ pub struct NewVm {
     pub boot_device: Option<BootDevice>,
     /// Disks.
     #[serde(default)]
+    #[cfg_attr(feature = "schema", schema(max_items = 4))]
     pub disks: Vec<NewDisk>,
     /// Absolute path of the image in the CD-ROM drive.
     #[serde(default)]
+    #[cfg_attr(feature = "schema", schema(pattern = r"^/[^\x00]*$", max_length = 4095))]
     pub cdrom: Option<String>,
     /// Network interfaces.
     #[serde(default)]
+    #[cfg_attr(feature = "schema", schema(max_items = 4))]
     pub interfaces: Vec<NewInterface>,
     /// Whose it is; the caller's, if left out.
     #[serde(default)]
@@ -157,9 +172,11 @@ pub struct NewVm {
 
 /// A disk of a [`NewVm`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewDisk {
     /// Absolute path of the image.
+    #[cfg_attr(feature = "schema", schema(pattern = r"^/[^\x00]*$", max_length = 4095))]
     pub path: String,
     /// Whether the guest may not write to it.
     #[serde(default)]
@@ -168,6 +185,7 @@ pub struct NewDisk {
 
 /// What the firmware of a [`NewVm`] tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum BootDevice {
     /// The first disk.
@@ -180,6 +198,7 @@ pub enum BootDevice {
 
 /// A network interface of a [`NewVm`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewInterface {
     /// The switch that it is plugged into.
@@ -214,6 +233,7 @@ pub enum Answer {
 
 /// Which daemon this is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Version {
     /// Of the program.
     pub version: String,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// Number of a virtual machine: the same for the same name and owner for as long as the host's state is kept, from 1 up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(transparent)]
 pub struct VmId(pub u32);
 
@@ -19,6 +20,7 @@ impl fmt::Display for VmId {
 
 /// Where a virtual machine is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum VmState {
     /// Known, and disabled in vm.conf: started on request only.
@@ -69,6 +71,7 @@ impl fmt::Display for VmState {
 
 /// Whose a virtual machine is. Who is neither this user nor in this group may not touch it, root aside.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Owner {
     /// The user.
@@ -79,6 +82,7 @@ pub struct Owner {
 
 /// How a virtual machine ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Exit {
     /// Why, for programs.
     pub cause: ExitCause,
@@ -90,6 +94,7 @@ pub struct Exit {
 
 /// Why a virtual machine ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ExitCause {
     /// The guest reset itself, and was not to be started again.
@@ -110,6 +115,7 @@ pub enum ExitCause {
 
 /// What there is to know about a virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct VmSummary {
     /// Its number.
     pub id: VmId,

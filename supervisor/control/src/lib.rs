@@ -5,8 +5,21 @@
 
 #![forbid(unsafe_code)]
 
+mod answer;
 mod backend;
+mod call;
+mod connection;
+mod document;
+mod events;
+mod failure;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 mod limits;
+mod operation;
+mod server;
+mod table;
+mod wire;
 
 pub use backend::Backend;
 pub use limits::Limits;
+pub use server::serve;

@@ -5,10 +5,13 @@ use std::time::Duration;
 /// Limits of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections in all. Those beyond it wait in the kernel's queue of the listener.
-    pub connections: usize,
-    /// Connections of one user other than root. Those beyond it are answered with `too_many_requests` and closed.
-    pub connections_per_user: usize,
+    /// Connections of all users other than root together. Those beyond it are answered with `too_many_requests` and
+    /// closed.
+    pub connections_of_users: usize,
+    /// Connections of one user other than root.
+    pub connections_of_user: usize,
+    /// Connections of root.
+    pub connections_of_root: usize,
     /// Bytes of a request's line and headers together.
     pub head_bytes: usize,
     /// Headers of a request.
@@ -30,8 +33,9 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 512,
-            connections_per_user: 64,
+            connections_of_users: 512,
+            connections_of_user: 64,
+            connections_of_root: 128,
             head_bytes: 16 << 10,
             headers: 64,
             body_bytes: 64 << 10,

@@ -1,0 +1,216 @@
+//! One request of HTTP, taken apart strictly: whatever is not understood is refused by name.
+
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body, Bytes};
+use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use percent_encoding::percent_decode_str;
+use serde::de::DeserializeOwned;
+use stockade_api::{Error, VmReference};
+
+use crate::failure;
+use crate::limits::Limits;
+use crate::operation::{Input, Operation, Parameter, Place};
+
+/// What a request says.
+pub(crate) struct Call {
+    pub headers: HeaderMap,
+    vm: Option<VmReference>,
+    query: Vec<(&'static str, String)>,
+    body: Bytes,
+}
+
+impl Call {
+    /// Reads a request of `operation` whose path says `vm`.
+    pub(crate) async fn read<B>(
+        operation: &Operation,
+        vm: Option<&str>,
+        request: hyper::Request<B>,
+        limits: &Limits,
+    ) -> Result<Self, Error>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let query = read_query(operation.parameters, request.uri().query())?;
+        let vm = vm.map(read_vm).transpose()?;
+        let (head, body) = request.into_parts();
+        let body = read_body(body, &head.headers, limits).await?;
+        check_body(operation.input, &head.headers, &body)?;
+        Ok(Self { headers: head.headers, vm, query, body })
+    }
+
+    /// The virtual machine in the path.
+    pub(crate) fn vm(&self) -> Result<VmReference, Error> {
+        self.vm.clone().ok_or_else(|| failure::internal("the path has no virtual machine"))
+    }
+
+    /// A number in the query between `least` and `most`, if it is there.
+    pub(crate) fn number(&self, name: &str, least: u64, most: u64) -> Result<Option<u64>, Error> {
+        let found = self.query.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| read_number(&format!("query parameter {name}"), value, least, most)).transpose()
+    }
+
+    /// The body.
+    pub(crate) fn body<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        read_json(&self.body)
+    }
+
+    /// The body, or what goes for none.
+    pub(crate) fn body_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, Error> {
+        if self.body.is_empty() { Ok(T::default()) } else { self.body() }
+    }
+}
+
+/// A decimal number between `least` and `most`, without a sign or leading zeros.
+pub(crate) fn read_number(what: &str, text: &str, least: u64, most: u64) -> Result<u64, Error> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    let number = plain.then(|| text.parse().ok()).flatten();
+    number.filter(|number| (least..=most).contains(number)).ok_or_else(|| {
+        let message = format!("{what}: {} is not a number from {least} to {most}", failure::quoted(text));
+        failure::invalid(message, "give a decimal number in that range, or leave it out")
+    })
+}
+
+fn decoded(what: &str, text: &str) -> Result<String, Error> {
+    let decoded = percent_decode_str(text).decode_utf8().map_err(|_| {
+        failure::invalid(format!("{what}: {} is not UTF-8", failure::quoted(text)), "encode it as UTF-8")
+    })?;
+    Ok(decoded.into_owned())
+}
+
+fn read_vm(segment: &str) -> Result<VmReference, Error> {
+    let name = decoded("virtual machine in the path", segment)?;
+    match name.parse() {
+        Ok(reference) => Ok(reference),
+        Err(impossible) => match impossible {},
+    }
+}
+
+fn read_query(known: &[Parameter], query: Option<&str>) -> Result<Vec<(&'static str, String)>, Error> {
+    let mut found: Vec<(&'static str, String)> = Vec::new();
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = decoded("query parameter", name)?;
+        let mut in_query = known.iter().filter(|parameter| parameter.place == Place::Query);
+        let Some(parameter) = in_query.clone().find(|parameter| parameter.name == name) else {
+            let message = format!("there is no query parameter {} here", failure::quoted(&name));
+            let names: Vec<_> = in_query.by_ref().map(|parameter| parameter.name).collect();
+            let remedy = if names.is_empty() { "leave it out".into() } else { format!("known: {}", names.join(", ")) };
+            return Err(failure::invalid(message, remedy));
+        };
+        if found.iter().any(|(name, _)| *name == parameter.name) {
+            let message = format!("query parameter {} is there twice", parameter.name);
+            return Err(failure::invalid(message, "give it once"));
+        }
+        found.push((parameter.name, decoded(&format!("query parameter {}", parameter.name), value)?));
+    }
+    Ok(found)
+}
+
+async fn read_body<B>(body: B, headers: &HeaderMap, limits: &Limits) -> Result<Bytes, Error>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| usize::try_from(length).is_ok_and(|length| length > limits.body_bytes)) {
+        return Err(failure::body_too_large(limits.body_bytes));
+    }
+    let whole = tokio::time::timeout(limits.body_time, Limited::new(body, limits.body_bytes).collect()).await;
+    match whole {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(failure::body_too_large(limits.body_bytes)),
+        Ok(Err(error)) => Err(failure::invalid(format!("the body can't be read: {error}"), "send all of it")),
+        Err(_) => Err(failure::timeout("body", limits.body_time.as_secs())),
+    }
+}
+
+fn check_body(input: Input, headers: &HeaderMap, body: &Bytes) -> Result<(), Error> {
+    if body.is_empty() {
+        return match input {
+            Input::Required(_) => Err(failure::invalid("the body is missing", "")),
+            Input::None | Input::Optional(_) => Ok(()),
+        };
+    }
+    if matches!(input, Input::None) {
+        return Err(failure::invalid("this request has a body, and can't have one", "leave it out"));
+    }
+    if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
+        return Err(failure::unsupported_media_type(
+            "Content-Encoding",
+            Some(&String::from_utf8_lossy(encoding.as_bytes())),
+        ));
+    }
+    let content_type = headers.get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    match content_type.as_deref().map(|value| value.split(';').next().unwrap_or_default().trim()) {
+        Some(kind) if kind.eq_ignore_ascii_case("application/json") => Ok(()),
+        kind => Err(failure::unsupported_media_type("Content-Type", kind)),
+    }
+}
+
+fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        unreadable_json(Some(&path), &error.into_inner())
+    })?;
+    deserializer.end().map_err(|error| unreadable_json(None, &error))?;
+    Ok(value)
+}
+
+/// What serde says, parted into what is wrong and what would be right.
+fn unreadable_json(path: Option<&str>, error: &serde_json::Error) -> Error {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let problem = text.strip_suffix(&place).unwrap_or(&text);
+    let (problem, expected) = problem.split_once(", expected ").unwrap_or((problem, ""));
+    // "?" stands for what had no name yet.
+    let path = path.map(|path| path.trim_end_matches(['.', '?'])).filter(|path| !path.is_empty());
+    let field = path.map(|path| format!(", field {}", failure::quoted(path)));
+    let message = format!("body{place}{}: {problem}", field.unwrap_or_default());
+    failure::invalid(message, if expected.is_empty() { String::new() } else { format!("expected {expected}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stockade_api::request::NewVm;
+
+    #[test]
+    fn what_is_wrong_with_a_body_is_said_with_field_and_place() {
+        for (body, message, remedy) in [
+            (
+                "{",
+                "body at line 1 column 1: EOF while parsing an object",
+                "GET /v1/openapi.json describes every request",
+            ),
+            ("{}x", "body at line 1 column 2: missing field `name`", "GET /v1/openapi.json describes every request"),
+            ("{\"name\":1}", "body at line 1 column 9, field \"name\": invalid type: integer `1`", "expected a string"),
+            (
+                "{\"name\":\"a\",\n \"disks\":[{\"path\":\"/d\",\"read_only\":3}]}",
+                "body at line 2 column 36, field \"disks[0].read_only\": invalid type: integer `3`",
+                "expected a boolean",
+            ),
+            (
+                "{\"name\":\"a\"} {}",
+                "body at line 1 column 14: trailing characters",
+                "GET /v1/openapi.json describes every request",
+            ),
+        ] {
+            let error = read_json::<NewVm>(body.as_bytes()).unwrap_err();
+            assert_eq!((error.message.as_str(), error.remedy.as_str()), (message, remedy));
+        }
+        let error = read_json::<NewVm>(b"{\"name\":\"a\",\"memmory\":1}").unwrap_err();
+        assert_eq!(error.message, "body at line 1 column 21, field \"memmory\": unknown field `memmory`");
+        assert!(error.remedy.starts_with("expected one of `name`, `template`"), "{}", error.remedy);
+    }
+
+    #[test]
+    fn numbers_are_decimal_and_in_range() {
+        assert_eq!(read_number("n", "0", 0, 9), Ok(0));
+        assert_eq!(read_number("n", "18446744073709551615", 0, u64::MAX), Ok(u64::MAX));
+        for bad in ["", "-1", "+1", "01", "1.0", "10", "18446744073709551616", " 1"] {
+            assert!(read_number("n", bad, 0, 9).is_err(), "{bad:?}");
+        }
+    }
+}
