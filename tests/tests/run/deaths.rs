@@ -1,5 +1,6 @@
 //! Every way of dying: what is said, and that nothing is left, which the harness checks around each test.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
@@ -134,6 +135,49 @@ fn a_vmm_that_is_killed_is_reported() {
         let (child, _) = start(scratch, "echo ready; exec sleep 1000");
         signal(descendant(pid(&child), "stockade-vmm"), Signal::SIGKILL);
         end(child).expect_error(125, &["the vmm died", "SIGKILL"]);
+    });
+}
+
+/// A static program for x86_64 that makes one system call, mount(2), with the number 7 as its second argument.
+fn forbidden_call() -> Vec<u8> {
+    const BASE: u64 = 0x40_0000;
+    const HEADERS: u64 = 64 + 56;
+    const CODE: [u8; 12] = [0xb8, 165, 0, 0, 0, 0xbe, 7, 0, 0, 0, 0x0f, 0x05];
+    let size = HEADERS + CODE.len() as u64;
+    let mut program = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
+    // Entry, program headers, section headers; sizes and counts of the headers; then one segment, to read and execute.
+    program.extend([BASE + HEADERS, 64, 0].iter().flat_map(|word| word.to_le_bytes()));
+    program.extend(b"\0\0\0\0\x40\0\x38\0\x01\0\0\0\0\0\0\0");
+    program.extend(b"\x01\0\0\0\x05\0\0\0");
+    program.extend([0, BASE, BASE, size, size, 0x1000].iter().flat_map(|word: &u64| word.to_le_bytes()));
+    program.extend(CODE);
+    program
+}
+
+#[test]
+fn a_violated_filter_has_its_own_exit_code_and_names_the_call() {
+    test(NEEDS, |scratch| {
+        let programs = scratch.join("programs");
+        std::fs::create_dir(&programs).unwrap();
+        std::fs::copy(program("stockade-jailer"), programs.join("stockade-jailer")).unwrap();
+        std::os::unix::fs::symlink(stockade_tests::distribution().join("guest"), programs.join("guest")).unwrap();
+        std::fs::write(programs.join("stockade-vmm"), forbidden_call()).unwrap();
+        std::fs::set_permissions(programs.join("stockade-vmm"), PermissionsExt::from_mode(0o755)).unwrap();
+        let report = scratch.join("report.json");
+        let options = ["--binaries", programs.to_str().unwrap(), "--report", report.to_str().unwrap(), "--", "true"];
+        finish(run(scratch, options)).expect_line(
+            123,
+            &[
+                "that its filter forbids",
+                "in the role launch, phase launch, called mount (number 165) with 0x0, 0x7, ",
+                "report",
+            ],
+        );
+        let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+        assert_eq!(report["exit_code"], 123);
+        let call = &report["violation"]["call"];
+        assert_eq!((&call["name"], &call["role"]), (&"mount".into(), &"launch".into()), "{report}");
+        assert_eq!((&call["arguments"][1], &call["instruction_pointer"]), (&"0x7".into(), &"0x400084".into()));
     });
 }
 
