@@ -5,6 +5,7 @@
 //! its life, and its filter is the union of its promises (`roles.json`), compiled at build time. Filters only narrow: a later
 //! pledge can take rights away, never add one. A system call that is not promised kills the process with SIGSYS, in debug
 //! and release builds alike; only `clone3` fails with ENOSYS instead, because its arguments are out of a filter's sight.
+//! Which thread made which call is told by the vmm's warden, see `stockade_jailer::tracer`.
 //!
 //! ```no_run
 //! use seccomp_filters::{Policy, Rights, Role, Veil, pledge};
@@ -23,9 +24,10 @@
 //!
 //! Whether a role needs what it has is measured by `tools/minimality`, which `tools/test` runs. It runs the tests of the vmm,
 //! of a panic under each role, of jails and of `stockade run` once more, with a tracer (`seccomp-recorder`, ptrace(2)) beside
-//! the programs. These are the ones that are shipped, under their real filters. The tracer knows a role by the filter that a
-//! thread installs, and sees each system call before the filters do, which all that are installed have to let pass, so that
-//! one call may use a rule of the launch filter, of the main thread's and of a vCPU's. The sealed vmm is under the launch
+//! the programs; a warden, which traces its vmm itself, is followed alone. These are the ones that are shipped, under their
+//! real filters. The tracer knows a role by the filter that a thread installs, and sees each system call before the filters
+//! do, which all that are installed have to let pass, so that one call may use a rule of the launch filter, of the main
+//! thread's and of a vCPU's. The sealed vmm is under the launch
 //! filter in all of these tests, in a jail or not. A rule that was never used, and that `unused.json` does not list with a
 //! reason, fails the tests, as does a listed one that was used. The last table below is that list.
 //!

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! seccomp-recorder record FOLDER PROGRAM [ARGUMENT...]   becomes PROGRAM, recorded in FOLDER with all that it starts
+//! seccomp-recorder parents FOLDER PROGRAM [ARGUMENT...]  the same, without what the processes start that it starts
 //! seccomp-recorder launch FOLDER PROGRAM [ARGUMENT...]   the same under the launch filter, and without an environment
 //! seccomp-recorder check FOLDER LIST                     compares what FOLDER has with the LIST of rules that nothing uses
 //! ```
@@ -20,23 +21,24 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use start::Start;
+use start::{Start, StartError};
+use tracer::Extent;
 
-const USAGE: &str = "usage: seccomp-recorder record|launch FOLDER PROGRAM [ARGUMENT...] | check FOLDER LIST";
+const USAGE: &str = "usage: seccomp-recorder record|parents|launch FOLDER PROGRAM [ARGUMENT...] | check FOLDER LIST";
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(|argument| argument.to_str().unwrap_or_default()).collect();
     match words.as_slice() {
-        [mode @ ("record" | "launch"), _, _, ..] => {
+        [mode @ ("record" | "parents" | "launch"), _, _, ..] => {
             let [_, folder, program, rest @ ..] = arguments.as_slice() else { return usage() };
             let start = if *mode == "launch" { Start::Launch } else { Start::Plain };
-            failure(start::record(start, Path::new(folder), Path::new(program), rest))
+            let extent = if *mode == "parents" { Extent::Children } else { Extent::All };
+            failure(start::record(start, extent, Path::new(folder), Path::new(program), rest))
         }
-        [start::TRACE, pid, folder] => match start::trace(pid, Path::new(folder)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => failure(error),
-        },
+        [start::TRACE, pid, folder] => traced(start::trace(pid, Path::new(folder), Extent::All)),
+        [start::TRACE_PARENTS, pid, folder] => traced(start::trace(pid, Path::new(folder), Extent::Children)),
+
         ["check", folder, list] => match check::check(Path::new(folder), Path::new(list)) {
             Ok(report) => {
                 print!("{report}");
@@ -47,6 +49,10 @@ fn main() -> ExitCode {
         },
         _ => usage(),
     }
+}
+
+fn traced(result: Result<(), StartError>) -> ExitCode {
+    result.map_or_else(failure, |()| ExitCode::SUCCESS)
 }
 
 fn usage() -> ExitCode {

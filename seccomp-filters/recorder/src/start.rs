@@ -17,10 +17,12 @@ use nix::unistd::{self, Pid};
 use seccomp_filters::Role;
 
 use crate::record::Record;
-use crate::tracer::Tracer;
+use crate::tracer::{Extent, Tracer};
 
 /// The first argument of a tracer; process id and folder follow.
 pub const TRACE: &str = "trace";
+/// The same for one that follows no further than [`Extent::Children`].
+pub const TRACE_PARENTS: &str = "trace-parents";
 
 /// A program that can't be recorded.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +58,8 @@ pub enum Start {
 }
 
 /// Becomes the program once a tracer looks on. Returns if that can't be.
-pub fn record(start: Start, folder: &Path, program: &Path, arguments: &[OsString]) -> StartError {
-    if let Err(error) = start_tracer(folder) {
+pub fn record(start: Start, extent: Extent, folder: &Path, program: &Path, arguments: &[OsString]) -> StartError {
+    if let Err(error) = start_tracer(folder, extent) {
         return StartError::Tracer(error);
     }
     let source = match start {
@@ -81,9 +83,13 @@ fn launch(program: &Path, arguments: &[OsString]) -> io::Result<Infallible> {
     Ok(unistd::execveat(executable, c"", &arguments, &environment, AtFlags::AT_EMPTY_PATH)?)
 }
 
-fn start_tracer(folder: &Path) -> io::Result<()> {
+fn start_tracer(folder: &Path, extent: Extent) -> io::Result<()> {
+    let mode = match extent {
+        Extent::All => TRACE,
+        Extent::Children => TRACE_PARENTS,
+    };
     let mut tracer = Command::new(std::env::current_exe()?)
-        .args([TRACE, &std::process::id().to_string()])
+        .args([mode, &std::process::id().to_string()])
         .arg(folder)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -98,12 +104,12 @@ fn start_tracer(folder: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// If it can't be traced.
-pub fn trace(pid: &str, folder: &Path) -> Result<(), StartError> {
+pub fn trace(pid: &str, folder: &Path, extent: Extent) -> Result<(), StartError> {
     let attach = |source| StartError::Attach { pid: pid.to_owned(), source };
     let number = pid.parse().map_err(|error| attach(io::Error::other(error)))?;
     let tracer = detach()
         .and_then(|()| Record::open(folder, pid))
-        .and_then(|record| Tracer::attach(Pid::from_raw(number), record))
+        .and_then(|record| Tracer::attach(Pid::from_raw(number), record, extent))
         .map_err(attach)?;
     let mut output = io::stdout();
     output.write_all(&[0]).and_then(|()| output.flush()).map_err(attach)?;

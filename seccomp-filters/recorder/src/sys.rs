@@ -12,8 +12,10 @@ pub enum Change {
     Ended,
     /// A system call begins or ends.
     SystemCall,
-    /// It started another thread or process, which is traced as well.
+    /// It started another thread, which is traced as well.
     Started,
+    /// It started another process, which is traced as well.
+    Forked,
     /// It stands still: a thread that was just started, or was interrupted.
     Still,
     /// It stands still with its process, until that gets SIGCONT.
@@ -44,7 +46,8 @@ fn change(status: i32) -> Change {
     match (libc::WSTOPSIG(status), status >> 16) {
         (SYSTEM_CALL, _) => Change::SystemCall,
         (signal, 0) => Change::Signal(signal),
-        (_, libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK) => Change::Started,
+        (_, libc::PTRACE_EVENT_CLONE) => Change::Started,
+        (_, libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK) => Change::Forked,
         (libc::SIGTRAP, libc::PTRACE_EVENT_STOP) => Change::Still,
         (_, libc::PTRACE_EVENT_STOP) => Change::Stopped,
         _ => Change::Other,

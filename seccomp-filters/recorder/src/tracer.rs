@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use nix::errno::Errno;
-use nix::sys::ptrace;
+use nix::sys::ptrace::{self, Options};
 use nix::unistd::Pid;
 use seccomp_filters::Role;
 
@@ -15,10 +15,27 @@ use crate::filters;
 use crate::record::Record;
 use crate::sys::{self, Change};
 
+/// How far a program is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// To all that comes of it.
+    All,
+    /// To the processes that it starts, but not to those that these start, which others may trace.
+    Children,
+}
+
+/// What is known of a thread.
+#[derive(Debug, Clone, Default)]
+struct Thread {
+    roles: Vec<Role>,
+    is_child: bool,
+}
+
 /// What is known of the threads.
 pub struct Tracer {
     record: Record,
-    roles: BTreeMap<Pid, Vec<Role>>,
+    extent: Extent,
+    threads: BTreeMap<Pid, Thread>,
     /// Threads that are there before the one that started them has told.
     early: BTreeSet<Pid>,
 }
@@ -28,14 +45,11 @@ impl Tracer {
     ///
     /// # Errors
     /// If it can't be traced.
-    pub fn attach(pid: Pid, record: Record) -> io::Result<Self> {
-        use ptrace::Options;
-        let starts = Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK;
-        // Without PTRACE_O_TRACEEXEC, execve(2) would raise SIGTRAP.
-        let marks = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACEEXEC;
-        ptrace::seize(pid, starts | marks)?;
+    pub fn attach(pid: Pid, record: Record, extent: Extent) -> io::Result<Self> {
+        ptrace::seize(pid, marks() | Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK)?;
         ptrace::interrupt(pid)?;
-        let mut tracer = Self { record, roles: BTreeMap::from([(pid, Vec::new())]), early: BTreeSet::new() };
+        let threads = BTreeMap::from([(pid, Thread::default())]);
+        let mut tracer = Self { record, extent, threads, early: BTreeSet::new() };
         // From here on it stops at system calls.
         tracer.turn()?;
         Ok(tracer)
@@ -61,12 +75,13 @@ impl Tracer {
         let Some((tid, change)) = sys::wait()? else { return Ok(false) };
         match change {
             Change::Ended => {
-                self.roles.remove(&tid);
+                self.threads.remove(&tid);
                 return Ok(true);
             }
             Change::SystemCall => unless_killed(self.system_call(tid))?,
-            Change::Started => unless_killed(self.started(tid))?,
-            Change::Still if !self.roles.contains_key(&tid) => {
+            Change::Started => unless_killed(self.started(tid, self.is_child(tid)))?,
+            Change::Forked => unless_killed(self.started(tid, true))?,
+            Change::Still if !self.threads.contains_key(&tid) => {
                 self.early.insert(tid);
                 return Ok(true);
             }
@@ -78,18 +93,33 @@ impl Tracer {
                 sys::resume(tid, signal)?;
                 return Ok(true);
             }
-            Change::Still | Change::Other => {}
+            Change::Still => unless_killed(self.narrow(tid))?,
+            Change::Other => {}
         }
         sys::resume(tid, 0)?;
         Ok(true)
     }
 
-    fn started(&mut self, parent: Pid) -> io::Result<()> {
+    fn started(&mut self, parent: Pid, is_child: bool) -> io::Result<()> {
         let child = i32::try_from(ptrace::getevent(parent)?).map_err(io::Error::other)?;
         let child = Pid::from_raw(child);
-        self.roles.insert(child, self.roles.get(&parent).cloned().unwrap_or_default());
+        let roles = self.threads.get(&parent).map(|thread| thread.roles.clone()).unwrap_or_default();
+        self.threads.insert(child, Thread { roles, is_child });
         if self.early.remove(&child) {
+            self.narrow(child)?;
             sys::resume(child, 0)?;
+        }
+        Ok(())
+    }
+
+    fn is_child(&self, tid: Pid) -> bool {
+        self.threads.get(&tid).is_some_and(|thread| thread.is_child)
+    }
+
+    /// Has a thread that waits, and was just started, not bring those that are not to be followed.
+    fn narrow(&self, tid: Pid) -> io::Result<()> {
+        if self.extent == Extent::Children && self.is_child(tid) {
+            ptrace::setoptions(tid, marks())?;
         }
         Ok(())
     }
@@ -99,7 +129,7 @@ impl Tracer {
         let result = registers.rax.cast_signed();
         let Ok(number) = u32::try_from(registers.orig_rax) else { return Ok(()) };
         let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
-        let roles = self.roles.entry(tid).or_default();
+        let Thread { roles, .. } = self.threads.entry(tid).or_default();
         // What the kernel has in rax when a call begins. A call that ends so does nothing, and may as well count twice.
         if result == -i64::from(libc::ENOSYS) {
             return self.record.call(roles, number, &arguments);
@@ -116,6 +146,12 @@ impl Tracer {
         }
         Ok(())
     }
+}
+
+/// What is followed of every thread: its own threads, its system calls, and without PTRACE_O_TRACEEXEC execve(2) would raise
+/// SIGTRAP.
+fn marks() -> Options {
+    Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACEEXEC
 }
 
 /// A thread may be killed whenever it waits, which its end will tell.
