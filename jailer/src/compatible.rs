@@ -14,12 +14,17 @@
 //!   and no abstract socket outside.
 //! - No capability in any set, securebits locked, no_new_privs, no supplementary group.
 //! - IPC, UTS and cgroup namespaces.
-//! - No core dump, no message queue, little locked memory, and a limit on the processes of the user.
+//! - No core dump, no message queue, at most 8 MiB of locked memory, of which Firecracker's io_uring takes its rings, and a limit on
+//!   the processes of the user.
 //! - The jail's mounts are `nosuid` and `noexec`; the program comes from a mount of its own, and belongs to root.
 //! - A launch filter, under which the vmm's own filters are.
 //! - The program is checked, with every folder on the way to it, on the descriptors that it is copied from.
 //! - A jail can be made again where one was, even if what was in it is hostile and still at work: nothing is reached through a link.
-//! - What fails leaves nothing behind, and with `--daemonize` and `--new-pid-ns` whoever starts the jailer hears of it.
+//! - What fails leaves nothing behind, and with `--daemonize` and `--new-pid-ns` whoever starts the jailer hears of it. Only a
+//!   jailer that is killed halfway leaves what it has made by then: the same jail made again uses or replaces that, and
+//!   `rm -r BASE/NAME/ID` and `rmdir` of the VM's control groups remove it.
+//! - It does not copy the host's mounts but for the first jail since the host started, which leaves an empty mount namespace to all
+//!   others: `/run/stockade/mounts/empty`. `umount -l /run/stockade/mounts` gives that up.
 //!
 //! # What it gives up
 //! Sealed mode ([`sealed`](crate::sealed)) has what compatibility forbids:

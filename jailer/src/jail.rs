@@ -18,13 +18,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use caps::CapSet;
 use nix::fcntl::{AtFlags, FcntlArg, FdFlag, OFlag, fcntl};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{SFlag, fstat};
-use nix::unistd::{chdir, execveat, pivot_root, sethostname, setsid};
+use nix::unistd::{execveat, sethostname, setsid};
 use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use stockade_confinement::{Expectation, MOST_DESCRIPTORS};
 
@@ -32,7 +31,7 @@ use crate::cgroup::Cgroup;
 use crate::error::{JailError, Step};
 use crate::plan::{Authority, Layer, NamespaceKind, Plan};
 use crate::warden::LayerReport;
-use crate::{sys, unveil};
+use crate::{mount_namespace, sys, unveil};
 
 /// Root, and where the jailer was started.
 #[derive(Debug)]
@@ -107,7 +106,12 @@ impl<'a> Jail<'a, Privileged> {
         })?;
         self.layer(Layer::Namespaces, |plan| {
             let made = NAMESPACES.into_iter().filter(|(kind, _)| plan.wants_namespace(*kind));
-            unshare(made.map(|(_, flag)| flag).collect()).layer(Layer::Namespaces, "make namespaces")?;
+            let flags: CloneFlags = made.map(|(_, flag)| flag).collect();
+            let left = match flags.contains(CloneFlags::CLONE_NEWNS) {
+                true => leave_mounts(plan, flags),
+                false => unshare(flags).map_err(io::Error::from),
+            };
+            left.layer(Layer::Namespaces, "make namespaces")?;
             if plan.wants_namespace(NamespaceKind::Uts) {
                 sethostname(&plan.id).layer(Layer::Namespaces, "set the host name")?;
             }
@@ -126,19 +130,10 @@ impl<'a> Jail<'a, Isolated> {
         self.layer(Layer::Root, |plan| {
             if !plan.wants(Layer::Namespaces) {
                 // Not the host's mounts: the root needs a namespace of its own, whatever else was given up.
-                unshare(CloneFlags::CLONE_NEWNS).layer(Layer::Root, "make a mount namespace")?;
+                leave_mounts(plan, CloneFlags::CLONE_NEWNS).layer(Layer::Root, "make a mount namespace")?;
             }
-            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).layer(Layer::Root, "make mounts private")?;
-            let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-            let options = Some("size=4k,nr_inodes=2,mode=555");
-            mount(Some("stockade"), &plan.run_directory, Some("tmpfs"), flags, options)
-                .layer(Layer::Root, "mount an empty root")?;
-            chdir(&plan.run_directory).layer(Layer::Root, "enter the empty root")?;
-            // pivot_root(2), "pivot_root(".", ".")": the old root lies on top of the new one, and is taken away.
-            pivot_root(".", ".").layer(Layer::Root, "change the root")?;
-            umount2(".", MntFlags::MNT_DETACH).layer(Layer::Root, "give up the old root")?;
-            chdir("/").layer(Layer::Root, "enter the new root")?;
+            let root = mount_namespace::empty_root().layer(Layer::Root, "make an empty root")?;
+            mount_namespace::enter(&root).layer(Layer::Root, "change the root")?;
             Ok("an empty tmpfs: read-only, nodev, nosuid, noexec".to_owned())
         })?;
         Ok(self.next())
@@ -253,6 +248,14 @@ fn describe_namespaces(plan: &Plan) -> String {
     format!("{user}mount, pid, network, ipc, uts and cgroup{except}")
 }
 
+/// Those of the host are only copied for who needs them, or may not leave them otherwise.
+fn leave_mounts(plan: &Plan, flags: CloneFlags) -> io::Result<()> {
+    if plan.wants(Layer::Root) && plan.authority == Authority::Root {
+        return mount_namespace::leave(flags);
+    }
+    Ok(unshare(flags)?)
+}
+
 /// Sets the limits that vmm and warden share.
 pub(crate) fn set_resource_limits(plan: &Plan) -> io::Result<()> {
     limit_resources(MOST_DESCRIPTORS, most_processes(plan), 0)
@@ -291,7 +294,8 @@ fn most_processes(plan: &Plan) -> u64 {
 
 /// Sees to it that no capability can come back. Those in use stay until [`give_up_capabilities`].
 pub(crate) fn forbid_capabilities() -> io::Result<()> {
-    for set in [CapSet::Ambient, CapSet::Bounding, CapSet::Inheritable] {
+    sys::empty_bounding_set()?;
+    for set in [CapSet::Ambient, CapSet::Inheritable] {
         caps::clear(None, set).map_err(io::Error::other)?;
     }
     sys::lock_securebits()

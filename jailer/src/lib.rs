@@ -15,6 +15,7 @@ pub mod error;
 pub mod folder;
 pub mod jail;
 pub mod journal;
+mod mount_namespace;
 mod pace;
 pub mod plan;
 mod ptrace;

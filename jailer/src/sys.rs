@@ -1,6 +1,7 @@
 //! The few calls for which no crate has a safe form.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -81,6 +82,58 @@ pub fn confine_mounts(mount: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the attributes are a struct mount_attr of four u64, which lives through the call, and the path is empty.
     let result = unsafe { libc::syscall(number, mount.as_raw_fd(), c"".as_ptr(), flags, attributes, size) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Writes the first `bytes` of one file to another. Half as long as copy_file_range(2) takes, which goes through a pipe, some pages
+/// at a time.
+///
+/// # Errors
+/// As mmap(2) and write(2).
+pub fn copy(source: &File, copy: &File, bytes: u64) -> io::Result<()> {
+    let length = usize::try_from(bytes).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    let (protection, flags) = (libc::PROT_READ, libc::MAP_SHARED | libc::MAP_POPULATE);
+    // SAFETY: a new mapping, in a place that the kernel chooses.
+    let mapped = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, source.as_raw_fd(), 0) };
+    if mapped == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let mut done = 0;
+    let copied = loop {
+        let left = length.saturating_sub(done);
+        if left == 0 {
+            break Ok(());
+        }
+        // SAFETY: `done` is below the length of the mapping.
+        let from = unsafe { mapped.byte_add(done) };
+        // SAFETY: `from` has `left` bytes, and only the kernel reads them: it returns EFAULT for those that are not in the file any
+        // more.
+        let written = unsafe { libc::write(copy.as_raw_fd(), from, left) };
+        match usize::try_from(written) {
+            Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => done = done.saturating_add(written),
+            Err(_) => break Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: the mapping of this length, which nothing points to any more.
+    unsafe { libc::munmap(mapped, length) };
+    copied
+}
+
+/// Empties the bounding set of capabilities, of those also that this program does not know (capabilities(7)).
+///
+/// # Errors
+/// CAP_SETPCAP is missing.
+pub fn empty_bounding_set() -> io::Result<()> {
+    for capability in 0..libc::c_ulong::from(u64::BITS) {
+        // SAFETY: PR_CAPBSET_DROP takes one number.
+        let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+        if result != 0 {
+            let error = io::Error::last_os_error();
+            // The first one that the kernel does not know.
+            return if error.raw_os_error() == Some(libc::EINVAL) && capability > 0 { Ok(()) } else { Err(error) };
+        }
+    }
+    Ok(())
 }
 
 /// Makes root an ordinary user id for this process and its children, for good (capabilities(7), securebits).

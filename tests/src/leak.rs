@@ -81,8 +81,9 @@ fn things() -> BTreeSet<String> {
     things.extend(names.filter(|name| name.contains("stockade")).map(|name| format!("socket {name}")));
     let own = own_tag();
     things.retain(|thing| !thing.contains(TAG_PREFIX) || thing.contains(&own));
-    // Both outlive VMs on purpose.
-    things.retain(|thing| thing != "entry /run/stockade/vms" && thing != "entry /run/stockade/uids");
+    // They outlive VMs on purpose.
+    const LASTING: [&str; 3] = ["entry /run/stockade/vms", "entry /run/stockade/uids", "entry /run/stockade/mounts"];
+    things.retain(|thing| !LASTING.contains(&thing.as_str()));
     things
 }
 

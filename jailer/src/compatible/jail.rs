@@ -39,7 +39,7 @@ use super::tree::{Tree, TreeError};
 use super::undo::Undo;
 use crate::error::{JailError, Step};
 use crate::plan::{Layer, NamespaceKind};
-use crate::{jail, sys};
+use crate::{jail, mount_namespace, sys};
 
 /// Most locked memory of the vmm's user. Firecracker's io_uring takes its rings from it.
 const LOCKED_BYTES: u64 = 8 << 20;
@@ -149,13 +149,13 @@ impl<'a> Jail<'a, Filled> {
         cgroups.join(&mut site.undo)?;
         let views =
             Views::of(&site.folders.root, &site.program).layer(Layer::Root, "take a view of the jail's folder")?;
-        let mut flags = CloneFlags::empty();
-        if site.wants(Layer::Root) {
-            flags |= CloneFlags::CLONE_NEWNS;
-        }
         let own = NAMESPACES.into_iter().filter(|(kind, _)| site.arguments.wants_namespace(*kind));
-        flags.extend(own.map(|(_, flag)| flag));
-        unshare(flags).layer(Layer::Namespaces, "make namespaces")?;
+        let flags = own.map(|(_, flag)| flag).collect();
+        let left = match site.wants(Layer::Root) {
+            true => mount_namespace::leave(flags),
+            false => unshare(flags).map_err(io::Error::from),
+        };
+        left.layer(Layer::Namespaces, "make namespaces")?;
         if site.arguments.wants_namespace(NamespaceKind::Uts) {
             sethostname(&site.arguments.id).layer(Layer::Namespaces, "set the host name")?;
         }
@@ -177,8 +177,7 @@ fn make_folders(arguments: &Arguments, base: &Tree, program: &OsStr, undo: &mut 
 /// The copy is root's: the vmm can remove it, but not change what it runs.
 fn copy_program(executable: &Executable, root: &Tree, undo: &mut Undo) -> io::Result<()> {
     let mode = Mode::RUSR | Mode::XUSR | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
-    let mut copy = root.create(executable.name(), mode, undo)?;
-    executable.copy_to(&mut copy)
+    executable.copy_to(&root.create(executable.name(), mode, undo)?)
 }
 
 impl<'a> Jail<'a, Isolated> {
@@ -189,12 +188,10 @@ impl<'a> Jail<'a, Isolated> {
     pub(super) fn change_root(self) -> Result<Jail<'a, Rooted>, JailError> {
         let Self { mut site, state: Isolated(views) } = self;
         write_pid_file(&mut site).step("write the pid file")?;
-        let program = if site.wants(Layer::Root) {
-            views.enter().layer(Layer::Root, "change the root")?
-        } else {
-            views.into_program()
-        };
-        Ok(Jail { site, state: Rooted(program) })
+        if site.wants(Layer::Root) {
+            mount_namespace::enter(&views.root).layer(Layer::Root, "change the root")?;
+        }
+        Ok(Jail { site, state: Rooted(views.program) })
     }
 }
 

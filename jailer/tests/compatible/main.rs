@@ -7,6 +7,7 @@
 //! | `processes` | which process is the vmm, and how it ends |
 //! | `cgroups` | control groups |
 //! | `hostile` | jails that are made again where somebody hostile is at work |
+//! | `interrupted` | jailers that are killed before they are done |
 //! | `refusals` | what there is no vmm for |
 //! | `vmm` | Stockade's vmm with a guest, and files that appear later |
 
@@ -16,6 +17,7 @@ mod cgroups;
 mod confinement;
 mod harness;
 mod hostile;
+mod interrupted;
 mod processes;
 mod refusals;
 mod vmm;

@@ -12,14 +12,17 @@
 //! | [`guest`] | the guest's image |
 //! | [`round`] | one start, timed step by step |
 //! | [`footprint`] | memory of a running vmm, and its filters |
+//! | [`alone`] | jailers alone, with [`probe`] in the vmm's place |
 //! | [`report`] | medians and ratios, as tables and as JSON |
 #![forbid(unsafe_code)]
 
+mod alone;
 mod client;
 mod contestant;
 mod error;
 mod footprint;
 mod guest;
+mod probe;
 mod report;
 mod round;
 mod sealed;
@@ -55,6 +58,9 @@ struct Arguments {
     /// Further argument of the peer, for instance --no-seccomp; may be repeated
     #[arg(long = "peer-argument", value_name = "ARGUMENT", allow_hyphen_values = true, requires = "peer_vmm")]
     peer_arguments: Vec<String>,
+    /// Measure the jailers alone: 1 and 10 at once, on a host with few mounts and with 300 more
+    #[arg(long, requires = "jailer")]
+    jailers_alone: bool,
     /// How often each is started
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -74,12 +80,19 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Error> {
-    let report = Report::new(measure(&contestants(arguments)?, arguments.rounds)?);
-    println!("{report}");
-    if let Some(file) = &arguments.json {
-        std::fs::write(file, report.to_json()).map_err(at("write", file))?;
-    }
-    Ok(())
+    let (text, json) = match &arguments.jailer {
+        Some(jailer) if arguments.jailers_alone => {
+            let contestants = alone::contestants(jailer, arguments.peer_jailer.as_deref())?;
+            let report = alone::measure(&contestants, &arguments.vmm, arguments.rounds)?;
+            (report.to_string(), report.to_json())
+        }
+        _ => {
+            let report = Report::new(measure(&contestants(arguments)?, arguments.rounds)?);
+            (report.to_string(), report.to_json())
+        }
+    };
+    println!("{text}");
+    arguments.json.as_ref().map_or(Ok(()), |file| std::fs::write(file, json).map_err(at("write", file)))
 }
 
 /// The vmm and its peer, alone and then in a jail.

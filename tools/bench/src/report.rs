@@ -48,7 +48,8 @@ const FIGURES: [Figure; 6] = [
     ("PSS, KiB", |round| round.footprint.pss_kib as f64),
 ];
 
-fn milliseconds(duration: std::time::Duration) -> f64 {
+/// For tables.
+pub fn milliseconds(duration: std::time::Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
@@ -91,7 +92,7 @@ impl Entry {
 }
 
 /// The middle of the values, or of the two in the middle.
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let (low, high) = (values.get(values.len().saturating_sub(1) / 2), values.get(values.len() / 2));
     low.zip(high).map_or(f64::NAN, |(low, high)| (low + high) / 2.0)
@@ -137,7 +138,7 @@ impl fmt::Display for Report {
 }
 
 /// As many decimals as mean something.
-fn decimals(value: f64) -> String {
+pub fn decimals(value: f64) -> String {
     if value < 100.0 { format!("{value:.2}") } else { format!("{value:.0}") }
 }
 

@@ -32,13 +32,6 @@ pub struct Warden {
 /// What the clock does not see: the command that builds the jail, and the warden's other side.
 pub fn prepare(jailer: &Path, vmm: &Path, arguments: &[String], folder: &Path) -> Result<(Command, Warden), Error> {
     let id = format!("bench-{}", std::process::id());
-    let run_directory = Path::new(MACHINES).join(&id);
-    let made = DirBuilder::new().mode(0o700).create(&run_directory);
-    made.and_then(|()| chown(&run_directory, Some(UID), Some(UID))).map_err(at("create", &run_directory))?;
-    let (control, warden_end) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-        .map_err(|errno| at("make a socket for", jailer)(errno.into()))?;
-    let warden = Warden { control, run_directory: run_directory.clone() };
-
     let mut inherited = Inherited::default();
     let listener = folder.join("api");
     let listener: OwnedFd = UnixListener::bind(&listener).map_err(at("listen on", &listener))?.into();
@@ -53,37 +46,70 @@ pub fn prepare(jailer: &Path, vmm: &Path, arguments: &[String], folder: &Path) -
         vmm_arguments.extend(["--fd".to_owned(), format!("{name}={number}")]);
     }
     vmm_arguments.extend_from_slice(arguments);
+    Site { jailer, program: vmm, folder, id, uid: UID }.prepare(inherited, descriptors, vmm_arguments)
+}
 
-    // The guest's console is standard output here, so that the warden has none to keep.
-    let (console, _) = std::io::pipe().map_err(at("make a pipe for", jailer))?;
-    let plan = Plan {
-        version: plan::VERSION,
-        authority: Authority::Root,
-        id,
-        uid: UID,
-        executable: inherited.add(open(vmm)?),
-        arguments: vmm_arguments,
-        descriptors,
-        lease: inherited.add(open(folder)?),
-        control: inherited.add(warden_end),
-        console: inherited.add(console.into()),
-        run_directory,
-        console_ring_bytes: 4096,
-        limits: Limits { memory_bytes: (GUEST_MIB << 20) + BYTES_BESIDE_GUEST, processes: 16, cpu_percent: 200 },
-        without: Vec::new(),
-        shared_namespaces: Vec::new(),
-        tracing: Tracing::Warden,
-        detached: None,
-    };
-    let path = folder.join("plan");
-    let text = serde_json::to_vec(&plan).map_err(|error| at("write", &path)(error.into()))?;
-    std::fs::write(&path, text).map_err(at("write", &path))?;
-    let number = inherited.add(open(&path)?);
-    let mut command = Command::new(jailer);
-    command.args(["sealed", "--plan-fd", &number.to_string()]);
-    let mapped = command.fd_mappings(inherited.0);
-    mapped.map_err(|collision| at("hand descriptors to", jailer)(std::io::Error::other(collision)))?;
-    Ok((command, warden))
+/// The same for a program that needs nothing, one of several at once.
+pub fn prepare_alone(jailer: &Path, program: &Path, folder: &Path, number: usize) -> Result<(Command, Warden), Error> {
+    let id = format!("bench-{}-{number}", std::process::id());
+    let uid = UID.saturating_add(u32::try_from(number).unwrap_or(0));
+    Site { jailer, program, folder, id, uid }.prepare(Inherited::default(), Vec::new(), Vec::new())
+}
+
+/// What is to be jailed, and where.
+struct Site<'a> {
+    jailer: &'a Path,
+    program: &'a Path,
+    folder: &'a Path,
+    id: String,
+    uid: u32,
+}
+
+impl Site<'_> {
+    fn prepare(
+        self,
+        mut inherited: Inherited,
+        descriptors: Vec<RawFd>,
+        arguments: Vec<String>,
+    ) -> Result<(Command, Warden), Error> {
+        let Self { jailer, program, folder, id, uid } = self;
+        let run_directory = Path::new(MACHINES).join(&id);
+        let made = DirBuilder::new().mode(0o700).create(&run_directory);
+        made.and_then(|()| chown(&run_directory, Some(uid), Some(uid))).map_err(at("create", &run_directory))?;
+        let (control, warden_end) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .map_err(|errno| at("make a socket for", jailer)(errno.into()))?;
+        let warden = Warden { control, run_directory: run_directory.clone() };
+        // The guest's console is standard output here, so that the warden has none to keep.
+        let (console, _) = std::io::pipe().map_err(at("make a pipe for", jailer))?;
+        let plan = Plan {
+            version: plan::VERSION,
+            authority: Authority::Root,
+            id,
+            uid,
+            executable: inherited.add(open(program)?),
+            arguments,
+            descriptors,
+            lease: inherited.add(open(folder)?),
+            control: inherited.add(warden_end),
+            console: inherited.add(console.into()),
+            run_directory,
+            console_ring_bytes: 4096,
+            limits: Limits { memory_bytes: (GUEST_MIB << 20) + BYTES_BESIDE_GUEST, processes: 16, cpu_percent: 200 },
+            without: Vec::new(),
+            shared_namespaces: Vec::new(),
+            tracing: Tracing::Warden,
+            detached: None,
+        };
+        let path = folder.join("plan");
+        let text = serde_json::to_vec(&plan).map_err(|error| at("write", &path)(error.into()))?;
+        std::fs::write(&path, text).map_err(at("write", &path))?;
+        let number = inherited.add(open(&path)?);
+        let mut command = Command::new(jailer);
+        command.args(["sealed", "--plan-fd", &number.to_string()]);
+        let mapped = command.fd_mappings(inherited.0);
+        mapped.map_err(|collision| at("hand descriptors to", jailer)(std::io::Error::other(collision)))?;
+        Ok((command, warden))
+    }
 }
 
 fn open(path: &Path) -> Result<OwnedFd, Error> {
@@ -111,10 +137,19 @@ impl Warden {
         }
     }
 
+    /// Waits until the vmm has ended by itself, and everything is removed.
+    pub fn finish(&self) -> Result<(), Error> {
+        self.await_cleaning()
+    }
+
     /// Has the vmm killed, and everything removed.
     pub fn end(&self) -> Result<(), Error> {
         let kill = serde_json::to_vec(&warden::Command::Kill).map_err(|error| self.failed(error))?;
         send(self.control.as_raw_fd(), &kill, MsgFlags::MSG_NOSIGNAL).map_err(|errno| self.failed(errno))?;
+        self.await_cleaning()
+    }
+
+    fn await_cleaning(&self) -> Result<(), Error> {
         loop {
             if let Event::Cleaned { left_behind } = self.next()? {
                 return if left_behind.is_empty() { Ok(()) } else { Err(self.failed(left_behind.join(", "))) };

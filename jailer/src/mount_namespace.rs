@@ -1,0 +1,144 @@
+//! A mount namespace of one's own that is not a copy of the host's.
+//!
+//! unshare(2) copies every mount of the host, and what was copied has to be taken away again: with 300 mounts that is most of
+//! the time of a jailer. So the first jailer since the host started makes that copy once, takes everything away from it but an empty,
+//! read-only root, and leaves it to the next ones as [`FILE`]: whoever enters that namespace before unshare(2) copies one mount.
+//!
+//! The file is a mount, in a folder that only root can enter; `umount -l` on the folder gives it up, and the next jailer makes
+//! another. Whatever stands in the way of one makes a jailer slower, never its jail weaker: it copies the host's mounts then, and
+//! takes them away.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::statfs::{FsType, fstatfs};
+use nix::unistd::{chdir, chroot, fchdir, pivot_root};
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
+};
+
+const FOLDER: &str = "/run/stockade/mounts";
+/// The namespace.
+pub const FILE: &str = "/run/stockade/mounts/empty";
+/// `NSFS_MAGIC` (`linux/magic.h`).
+const NAMESPACE: FsType = FsType(0x6e73_6673);
+const CONFINED: MsFlags = MsFlags::MS_NODEV.union(MsFlags::MS_NOSUID).union(MsFlags::MS_NOEXEC);
+
+/// Leaves the namespaces of `others`, and the mount namespace for one of one's own. What that has is an empty root, or whatever
+/// the host has. No path is worth anything then, and descriptors are as before.
+///
+/// # Errors
+/// As unshare(2).
+pub(crate) fn leave(others: CloneFlags) -> io::Result<()> {
+    if let Ok(empty) = open().or_else(|_| make()) {
+        // One that can't be entered is as good as none.
+        let _ = setns(&empty, CloneFlags::CLONE_NEWNS);
+    }
+    Ok(unshare(others | CloneFlags::CLONE_NEWNS)?)
+}
+
+/// Makes an empty root that is mounted nowhere yet: read-only, and without devices and programs.
+///
+/// # Errors
+/// As fsopen(2) and fsmount(2).
+pub(crate) fn empty_root() -> io::Result<OwnedFd> {
+    let file_system = fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&file_system, c"source", c"stockade")?;
+    for (option, value) in [(c"size", c"4k"), (c"nr_inodes", c"2"), (c"mode", c"555")] {
+        fsconfig_set_string(&file_system, option, value)?;
+    }
+    fsconfig_set_flag(&file_system, c"ro")?;
+    fsconfig_create(&file_system)?;
+    let flags = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let flags = flags | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    Ok(fsmount(&file_system, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
+}
+
+/// Makes what `root` has, which is mounted nowhere yet, the root of this process, which is in a mount namespace of its own. Nothing
+/// else remains of that.
+///
+/// # Errors
+/// As move_mount(2) and pivot_root(2).
+pub(crate) fn enter(root: &OwnedFd) -> io::Result<()> {
+    // Nothing appears on the host.
+    mount_change(c"/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    move_mount(root, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    fchdir(root)?;
+    // pivot_root(2), "pivot_root(".", ".")": the old root lies on top of the new one, and is taken away.
+    pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    Ok(chdir("/")?)
+}
+
+/// Opens what is nobody's but root's.
+fn open() -> io::Result<File> {
+    let file = File::open(FILE)?;
+    let folder = fs::symlink_metadata(FOLDER)?;
+    let is_roots = folder.is_dir() && folder.uid() == 0 && folder.mode() & 0o077 == 0;
+    if !is_roots || fstatfs(&file)?.filesystem_type() != NAMESPACE {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    Ok(file)
+}
+
+/// Makes the namespace, unless somebody else does at the same time.
+fn make() -> io::Result<File> {
+    let parent = Path::new(FOLDER).parent().unwrap_or(Path::new("/"));
+    make_folder(parent, 0o755)?;
+    let lock = Flock::lock(File::open(parent)?, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+    if let Ok(made) = open() {
+        return Ok(made);
+    }
+    make_folder(Path::new(FOLDER), 0o700)?;
+    let none = None::<&str>;
+    // What a jailer has left that was killed in here.
+    while umount2(FOLDER, MntFlags::MNT_DETACH).is_ok() {}
+    // The kernel binds a mount namespace to no file of a mount that others share.
+    mount(Some("stockade"), FOLDER, Some("tmpfs"), CONFINED, Some("size=4k,nr_inodes=3,mode=700"))?;
+    let bound = mount(none, FOLDER, none, MsFlags::MS_PRIVATE, none).map_err(io::Error::from).and_then(|()| {
+        File::create(FILE)?;
+        let made = empty()?;
+        let source = format!("/proc/self/fd/{}", made.as_raw_fd());
+        mount(Some(source.as_str()), FILE, none, MsFlags::MS_BIND, none)?;
+        open()
+    });
+    if bound.is_err() {
+        let _ = umount2(FOLDER, MntFlags::MNT_DETACH);
+    }
+    drop(lock);
+    bound
+}
+
+fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
+/// Makes a namespace with an empty root, and comes back from it.
+fn empty() -> io::Result<File> {
+    let (before, root, current) = (File::open("/proc/self/ns/mnt")?, File::open("/")?, File::open(".")?);
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let made = enter_empty_root();
+    // Without a way back there is no way on: the paths of this process would be those of another namespace.
+    setns(before, CloneFlags::CLONE_NEWNS)?;
+    fchdir(&root)?;
+    chroot(".")?;
+    fchdir(&current)?;
+    made
+}
+
+fn enter_empty_root() -> io::Result<File> {
+    let namespace = File::open("/proc/self/ns/mnt")?;
+    enter(&empty_root()?)?;
+    Ok(namespace)
+}
