@@ -45,7 +45,6 @@ impl Controller {
 #[derive(Debug)]
 pub struct Cgroup {
     folders: Vec<Folder>,
-    version: u8,
     /// The folder of version 2.
     unified: Option<OwnedFd>,
     limits: Limits,
@@ -59,8 +58,7 @@ impl Cgroup {
     pub fn create(name: &str, owner: u32, limits: &Limits) -> io::Result<Self> {
         let unified = Path::new(ROOT).join("cgroup.controllers").exists();
         expect_controllers(unified)?;
-        let version = if unified { 2 } else { 1 };
-        let mut cgroup = Self { folders: Vec::new(), version, unified: None, limits: limits.clone() };
+        let mut cgroup = Self { folders: Vec::new(), unified: None, limits: limits.clone() };
         let made =
             if unified { cgroup.create_unified(name, owner, limits) } else { cgroup.create_v1(name, owner, limits) };
         if made.is_err() {
@@ -73,8 +71,9 @@ impl Cgroup {
     pub fn describe(&self) -> String {
         let paths: Vec<_> = self.folders.iter().map(|folder| folder.path().display().to_string()).collect();
         let Limits { memory_bytes, processes, cpu_percent } = self.limits;
+        let version = if self.unified.is_some() { 2 } else { 1 };
         let limits = format!("{} MiB, {processes} processes, {cpu_percent} % of a processor", memory_bytes >> 20);
-        format!("version {}, {limits}: {}", self.version, paths.join(", "))
+        format!("version {version}, {limits}: {}", paths.join(", "))
     }
 
     /// The folders.

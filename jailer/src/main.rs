@@ -13,9 +13,8 @@ use stockade_jailer::compatible;
 use stockade_jailer::compatible::command_line::{self, Command};
 use stockade_jailer::plan::Plan;
 use stockade_jailer::sealed;
+use stockade_vmm_api::FIRECRACKER_VERSION;
 
-/// The Firecracker whose jailer this one stands in for.
-const FIRECRACKER_VERSION: &str = "1.16.1";
 const SEALED: &str = "sealed";
 const USAGE: &str = "usage: stockade-jailer sealed --plan-fd N | --id ID --exec-file VMM --uid N --gid N [OPTION...] -- VMM ARGUMENTS | --version | --help";
 const HELP: &str = "\

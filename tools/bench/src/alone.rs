@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, Table};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use serde::Serialize;
@@ -129,11 +129,15 @@ impl<'a> Site<'a> {
         Ok(Self { folder, program })
     }
 
+    /// All are below one, with which they go.
     fn mount(&self, numbers: std::ops::Range<usize>) -> Result<(), Error> {
+        let above = self.folder.join("mounts");
         for number in numbers {
-            let path = self.folder.join("mounts").join(number.to_string());
-            fs::create_dir(&path).map_err(at("create", &path))?;
-            mount(Some("bench"), &path, Some("tmpfs"), MsFlags::empty(), Some("size=4k"))
+            let path = if number == 0 { above.clone() } else { above.join(number.to_string()) };
+            if number > 0 {
+                fs::create_dir(&path).map_err(at("create", &path))?;
+            }
+            mount(Some("bench"), &path, Some("tmpfs"), MsFlags::empty(), None::<&str>)
                 .map_err(|errno| at("mount", &path)(errno.into()))?;
         }
         Ok(())
@@ -239,6 +243,13 @@ impl<'a> Site<'a> {
             fs::remove_dir_all(&path).and_then(|()| fs::create_dir(&path)).map_err(at("empty", &path))?;
         }
         Ok(())
+    }
+}
+
+impl Drop for Site<'_> {
+    fn drop(&mut self) {
+        // Fails if nothing is mounted there yet. A folder with mounts in it could not be removed.
+        let _ = umount2(&self.folder.join("mounts"), MntFlags::MNT_DETACH);
     }
 }
 
