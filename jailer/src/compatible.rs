@@ -33,6 +33,8 @@
 //! - The vmm opens paths and makes sockets. The launch filter has to let it, and it is as wide as Firecracker needs: io_uring is
 //!   among that, and what that does with open files no filter sees.
 //! - Mounts that the host makes later in the jail have the flags that the host gives them.
+//! - There is no record of what Landlock enforces, which the kernel shows nobody: `stockade inspect` says "unknown" of that layer.
+//!   Nor can the vmm compare itself with what was meant, because its command line is its client's.
 //! - There is no warden: nobody reports how the vmm ended, keeps its console, or removes its folder and control groups.
 //! - It lives on when whoever started it dies, and another process of its user that is in no jail may look into it.
 //! - Without `--netns` it is in the network namespace of the host, and without `--new-pid-ns` in its PID namespace. Signals and TCP

@@ -235,3 +235,68 @@ fn explain_busy(error: io::Error) -> io::Error {
                   of the VM's own, or another --parent-cgroup";
     io::Error::new(error.kind(), format!("{error}; {remedy}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn value(file: &str) -> CgroupValue {
+        CgroupValue { file: file.to_owned(), value: "1000".to_owned() }
+    }
+
+    /// A hierarchy of version 2 without a kernel behind it: `a/b`, with the controllers that `a` has enabled.
+    fn hierarchy(enabled: &str) -> tempfile::TempDir {
+        let mount = tempfile::tempdir().unwrap();
+        fs::create_dir_all(mount.path().join("a/b/vm")).unwrap();
+        for (group, controllers) in [("", "cpu memory pids"), ("a", enabled), ("a/b", "")] {
+            fs::write(mount.path().join(group).join(SUBTREE), controllers).unwrap();
+        }
+        fs::write(mount.path().join("a/b/vm/memory.max"), "").unwrap();
+        mount
+    }
+
+    fn subtree(mount: &tempfile::TempDir, group: &str) -> String {
+        fs::read_to_string(mount.path().join(group).join(SUBTREE)).unwrap()
+    }
+
+    #[test]
+    fn a_controller_is_enabled_where_it_is_not_yet() {
+        let mount = hierarchy("io");
+        enable(mount.path(), Path::new("a/b"), &value("memory.max")).unwrap();
+        assert!(subtree(&mount, "").starts_with("cpu memory"));
+        assert_eq!((subtree(&mount, "a"), subtree(&mount, "a/b")), ("+memory".into(), "+memory".into()));
+        let mount = hierarchy("memory_other");
+        enable(mount.path(), Path::new("a/b"), &value("memory.max")).unwrap();
+        assert!(subtree(&mount, "a").starts_with("+memory"));
+        let mount = hierarchy("io");
+        enable(mount.path(), Path::new("a/b"), &value("cgroup.max.depth")).unwrap();
+        assert_eq!((subtree(&mount, "a"), subtree(&mount, "a/b")), ("io".into(), String::new()));
+        let error = enable(mount.path(), Path::new("a/missing"), &value("memory.max")).unwrap_err();
+        assert!(error.to_string().contains("a/missing"), "{error}");
+    }
+
+    #[test]
+    fn groups_are_made_where_they_are_missing_and_undone() {
+        let mount = hierarchy("");
+        let mut undo = Undo::default();
+        let group = Group::make(mount.path(), Path::new("a/b/vm"), &[], &mut undo).unwrap();
+        group.set(&value("memory.max")).unwrap();
+        assert_eq!(fs::read_to_string(mount.path().join("a/b/vm/memory.max")).unwrap(), "1000");
+        let error = group.set(&value("memory.none")).unwrap_err().to_string();
+        assert!(error.contains("a/b/vm/memory.none") && error.contains("give a file"), "{error}");
+        Group::make(mount.path(), Path::new("a/new/vm"), &[], &mut undo).unwrap();
+        assert!(mount.path().join("a/new/vm").is_dir());
+        drop(undo);
+        assert!(!mount.path().join("a/new").exists() && mount.path().join("a/b/vm").is_dir());
+    }
+
+    #[test]
+    fn no_group_is_reached_through_a_link() {
+        let mount = hierarchy("");
+        std::os::unix::fs::symlink("b", mount.path().join("a/link")).unwrap();
+        let made = Group::make(mount.path(), Path::new("a/link/vm"), &[], &mut Undo::default());
+        assert!(made.unwrap_err().to_string().contains("a/link"));
+    }
+}
