@@ -18,6 +18,7 @@ pub mod error;
 pub mod event;
 pub mod request;
 pub mod vm;
+mod whole;
 
 pub use error::{Error, ErrorCode};
 pub use event::{Event, EventPage};

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::EventPage;
 use crate::vm::{Exit, Owner, VmId, VmReference, VmSummary};
+use crate::whole;
 
 /// How a virtual machine is stopped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,11 +130,11 @@ pub struct NewVm {
     #[serde(default)]
     pub template: Option<String>,
     /// Virtual processors.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole::optional")]
     #[cfg_attr(feature = "schema", schema(minimum = 1, maximum = 32))]
     pub cpus: Option<u32>,
     /// Memory of the guest, MiB.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole::optional")]
     #[cfg_attr(feature = "schema", schema(minimum = 1, maximum = 16777216))]
     pub memory_mib: Option<u64>,
     /// Absolute path of the kernel.

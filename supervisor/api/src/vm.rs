@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::whole;
+
 /// Number of a virtual machine: the same for the same name and owner for as long as the host's state is kept, from 1 up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -75,8 +77,12 @@ impl fmt::Display for VmState {
 #[serde(deny_unknown_fields)]
 pub struct Owner {
     /// The user.
+    #[serde(deserialize_with = "whole::number")]
+    #[cfg_attr(feature = "schema", schema(maximum = 4294967295_u32))]
     pub uid: u32,
     /// The group whose members have the owner's rights as well, if there is one.
+    #[serde(default, deserialize_with = "whole::optional")]
+    #[cfg_attr(feature = "schema", schema(maximum = 4294967295_u32))]
     pub gid: Option<u32>,
 }
 

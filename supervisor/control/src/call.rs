@@ -4,10 +4,12 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes};
 use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use percent_encoding::percent_decode_str;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stockade_api::{Error, VmReference};
 
 use crate::failure;
+use crate::json;
 use crate::limits::Limits;
 use crate::operation::{Input, Operation, Parameter, Place};
 
@@ -51,12 +53,12 @@ impl Call {
     }
 
     /// The body.
-    pub(crate) fn body<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        read_json(&self.body)
+    pub(crate) fn body<T: DeserializeOwned + Serialize>(&self) -> Result<T, Error> {
+        json::read(&self.body)
     }
 
     /// The body, or what goes for none.
-    pub(crate) fn body_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, Error> {
+    pub(crate) fn body_or_default<T: DeserializeOwned + Serialize + Default>(&self) -> Result<T, Error> {
         if self.body.is_empty() { Ok(T::default()) } else { self.body() }
     }
 }
@@ -148,62 +150,9 @@ fn check_body(input: Input, headers: &HeaderMap, body: &Bytes) -> Result<(), Err
     }
 }
 
-fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let path = error.path().to_string();
-        unreadable_json(Some(&path), &error.into_inner())
-    })?;
-    deserializer.end().map_err(|error| unreadable_json(None, &error))?;
-    Ok(value)
-}
-
-/// What serde says, parted into what is wrong and what would be right.
-fn unreadable_json(path: Option<&str>, error: &serde_json::Error) -> Error {
-    let text = error.to_string();
-    let place = format!(" at line {} column {}", error.line(), error.column());
-    let problem = text.strip_suffix(&place).unwrap_or(&text);
-    let (problem, expected) = problem.split_once(", expected ").unwrap_or((problem, ""));
-    // "?" stands for what had no name yet.
-    let path = path.map(|path| path.trim_end_matches(['.', '?'])).filter(|path| !path.is_empty());
-    let field = path.map(|path| format!(", field {}", failure::quoted(path)));
-    let message = format!("body{place}{}: {problem}", field.unwrap_or_default());
-    failure::invalid(message, if expected.is_empty() { String::new() } else { format!("expected {expected}") })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stockade_api::request::NewVm;
-
-    #[test]
-    fn what_is_wrong_with_a_body_is_said_with_field_and_place() {
-        for (body, message, remedy) in [
-            (
-                "{",
-                "body at line 1 column 1: EOF while parsing an object",
-                "GET /v1/openapi.json describes every request",
-            ),
-            ("{}x", "body at line 1 column 2: missing field `name`", "GET /v1/openapi.json describes every request"),
-            ("{\"name\":1}", "body at line 1 column 9, field \"name\": invalid type: integer `1`", "expected a string"),
-            (
-                "{\"name\":\"a\",\n \"disks\":[{\"path\":\"/d\",\"read_only\":3}]}",
-                "body at line 2 column 36, field \"disks[0].read_only\": invalid type: integer `3`",
-                "expected a boolean",
-            ),
-            (
-                "{\"name\":\"a\"} {}",
-                "body at line 1 column 14: trailing characters",
-                "GET /v1/openapi.json describes every request",
-            ),
-        ] {
-            let error = read_json::<NewVm>(body.as_bytes()).unwrap_err();
-            assert_eq!((error.message.as_str(), error.remedy.as_str()), (message, remedy));
-        }
-        let error = read_json::<NewVm>(b"{\"name\":\"a\",\"memmory\":1}").unwrap_err();
-        assert_eq!(error.message, "body at line 1 column 21, field \"memmory\": unknown field `memmory`");
-        assert!(error.remedy.starts_with("expected one of `name`, `template`"), "{}", error.remedy);
-    }
 
     #[test]
     fn numbers_are_decimal_and_in_range() {

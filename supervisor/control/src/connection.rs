@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -58,24 +57,23 @@ impl<B: Backend> Connection<B> {
             let this = Rc::clone(&this);
             async move { Ok::<_, Infallible>(this.answer(request).await) }
         });
-        let mut served = pin!(
-            http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(limits.head_time)
-                .max_headers(limits.headers)
-                .max_buf_size(limits.head_bytes.max(SMALLEST_HEAD))
-                .auto_date_header(false)
-                .serve_connection(TokioIo::new(wire), answer)
-        );
+        let mut served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head_time)
+            .max_headers(limits.headers)
+            .max_buf_size(limits.head_bytes.max(SMALLEST_HEAD))
+            .auto_date_header(false)
+            .serve_connection(TokioIo::new(wire), answer);
         let ended = tokio::select! {
-            ended = served.as_mut() => ended,
+            ended = &mut served => ended,
             () = stop => {
-                served.as_mut().graceful_shutdown();
-                served.await
+                Pin::new(&mut served).graceful_shutdown();
+                (&mut served).await
             }
         };
-        if let Some(error) = ended.err().and_then(|error| last_words(&error, &limits)) {
-            say(&stream, &error).await;
+        let idle = served.into_parts().read_buf.is_empty();
+        if let Some(error) = ended.err().and_then(|error| last_words(&error, &limits, idle)) {
+            say(&stream, &error);
         }
         drain(&stream).await;
     }
@@ -141,16 +139,16 @@ async fn gone(stream: &UnixStream) {
     }
 }
 
-/// What a client is told whose connection ended with `error`, unless it was told already or is gone.
-fn last_words(error: &hyper::Error, limits: &Limits) -> Option<Error> {
+/// What a client is told whose connection ended with `error`, unless it is gone or `idle`: between two requests.
+fn last_words(error: &hyper::Error, limits: &Limits, idle: bool) -> Option<Error> {
     if error.is_timeout() {
-        return Some(failure::timeout("head", limits.head_time.as_secs()));
+        return (!idle).then(|| failure::timeout("head", limits.head_time.as_secs()));
     }
     error.is_parse().then(|| failure::unreadable(error, limits.head_bytes.max(SMALLEST_HEAD)))
 }
 
 /// Writes a failure of a connection that hyper is through with, if the client reads it.
-async fn say(stream: &UnixStream, error: &Error) {
+fn say(stream: &UnixStream, error: &Error) {
     let body = serde_json::to_string(error).unwrap_or_default();
     let status = error.code.http_status();
     let reason = hyper::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());

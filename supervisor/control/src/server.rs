@@ -1,7 +1,7 @@
 //! Accepts connections, no more of them than the limits allow.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::os::fd::AsFd;
@@ -100,7 +100,7 @@ async fn pause_after(error: &io::Error, limits: &Limits) -> io::Result<()> {
 /// Who has how many connections.
 #[derive(Default)]
 struct Occupancy {
-    users: HashMap<u32, usize>,
+    users: BTreeMap<u32, usize>,
     others_than_root: usize,
     turned_away: usize,
 }

@@ -301,10 +301,10 @@ impl State {
         self.cursor
     }
 
-    /// Events after `after`, if there are any. Everybody sees all of them here, root's aside.
+    /// Events after `after`, or all that are kept if it is 0; nothing if there are none yet.
     pub(super) fn events_after(&self, uid: u32, after: u64) -> Result<Option<EventPage>, Error> {
         let oldest = self.events.front().map_or(1, |event| event.cursor);
-        if after.saturating_add(1) < oldest {
+        if after != 0 && after.saturating_add(1) < oldest {
             let message = format!("events before {oldest} are not kept any more");
             return Err(error(
                 ErrorCode::CursorTooOld,
