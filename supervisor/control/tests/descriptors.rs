@@ -1,5 +1,6 @@
 //! A server that has no descriptors left goes on when it has some again. Alone in its file, because the limit is that of
 //! the whole process.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 
@@ -20,7 +21,7 @@ fn no_descriptors_are_no_end() {
     assert_eq!(daemon.get("/v1/version").status, 200);
     let client = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
     let before = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: Some(3), ..before.clone() }).unwrap();
+    setrlimit(Resource::Nofile, Rlimit { current: Some(3), ..before }).unwrap();
     connect(&client, &SocketAddrUnix::new(&daemon.socket).unwrap()).unwrap();
     let mut client = UnixStream::from(client);
     client.write_all(b"GET /v1/version HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();

@@ -1,4 +1,5 @@
 //! Events: pages, streams, and what a client needs to go on where it was.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 

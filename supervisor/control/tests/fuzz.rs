@@ -1,4 +1,5 @@
 //! Whatever bytes come, what goes back is HTTP, a failure says what it is, and the server goes on.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 

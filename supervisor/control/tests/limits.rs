@@ -1,4 +1,5 @@
 //! Nobody has the server for himself.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 

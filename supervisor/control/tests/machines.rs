@@ -1,4 +1,5 @@
 //! Every request, as a client uses it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Whatever a client does wrong, it is told so in the same way, with what to do instead.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 
