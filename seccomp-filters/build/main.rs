@@ -64,6 +64,7 @@ enum Operator {
 struct Unused {
     unused: Vec<UnusedRule>,
     by_chance: Vec<UnusedRule>,
+    others: Vec<UnusedRule>,
 }
 
 #[derive(Deserialize)]
@@ -182,9 +183,11 @@ fn write_rules(source: &mut String, role: &str, rules: &[Promised<'_>]) -> Resul
     writeln!(source, "];")
 }
 
-fn write_unused(table: &mut String, Unused { unused, by_chance }: &Unused) -> Result<(), std::fmt::Error> {
-    table.push_str("\n| rule that no test uses, or not each time | roles | why it is needed |\n|---|---|---|\n");
-    for UnusedRule { rule, roles, reason } in unused.iter().chain(by_chance) {
+fn write_unused(table: &mut String, Unused { unused, by_chance, others }: &Unused) -> Result<(), std::fmt::Error> {
+    table.push_str(
+        "\n| rule that no test uses, not each time, or not for sure | roles | why it is needed |\n|---|---|---|\n",
+    );
+    for UnusedRule { rule, roles, reason } in unused.iter().chain(by_chance).chain(others) {
         writeln!(table, "| `{}` | {} | {reason} |", rule.replace('|', "\\|"), roles.join(" "))?;
     }
     Ok(())

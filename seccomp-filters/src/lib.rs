@@ -28,7 +28,8 @@
 //! real filters. The tracer knows a role by the filter that a thread installs, and sees each system call before the filters
 //! do, which all that are installed have to let pass, so that one call may use a rule of the launch filter, of the main
 //! thread's and of a vCPU's. The sealed vmm is under the launch
-//! filter in all of these tests, in a jail or not. A rule that was never used, and that `unused.json` does not list with a
+//! filter in all of these tests, in a jail or not, and any other under that of the compatible jail. What there is for vmms of
+//! other make alone was compared with what Firecracker did under a tracer, and with what its own filters list. A rule that was never used, and that `unused.json` does not list with a
 //! reason, fails the tests, as does a listed one that was used. The last table below is that list.
 //!
 //! # Roles and promises

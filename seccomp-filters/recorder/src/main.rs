@@ -4,6 +4,7 @@
 //! seccomp-recorder record FOLDER PROGRAM [ARGUMENT...]   becomes PROGRAM, recorded in FOLDER with all that it starts
 //! seccomp-recorder parents FOLDER PROGRAM [ARGUMENT...]  the same, without what the processes start that it starts
 //! seccomp-recorder launch FOLDER PROGRAM [ARGUMENT...]   the same under the launch filter, and without an environment
+//! seccomp-recorder launch-compatible FOLDER ...          the same under the launch filter of a compatible jail
 //! seccomp-recorder check FOLDER LIST                     compares what FOLDER has with the LIST of rules that nothing uses
 //! ```
 //! The programs are those that are shipped, under their own filters: a tracer (ptrace(2)) sees each system call just before
@@ -21,18 +22,21 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use seccomp_filters::Role;
 use start::{Start, StartError};
 use tracer::Extent;
 
-const USAGE: &str = "usage: seccomp-recorder record|parents|launch FOLDER PROGRAM [ARGUMENT...] | check FOLDER LIST";
+const USAGE: &str =
+    "usage: seccomp-recorder record|parents|launch|launch-compatible FOLDER PROGRAM [ARGUMENT...] | check FOLDER LIST";
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(|argument| argument.to_str().unwrap_or_default()).collect();
     match words.as_slice() {
-        [mode @ ("record" | "parents" | "launch"), _, _, ..] => {
+        [mode @ ("record" | "parents" | "launch" | "launch-compatible"), _, _, ..] => {
             let [_, folder, program, rest @ ..] = arguments.as_slice() else { return usage() };
-            let start = if *mode == "launch" { Start::Launch } else { Start::Plain };
+            let launch = [Role::Launch, Role::LaunchCompatible].into_iter().find(|role| role.name() == *mode);
+            let start = launch.map_or(Start::Plain, Start::Filtered);
             let extent = if *mode == "parents" { Extent::Children } else { Extent::All };
             failure(start::record(start, extent, Path::new(folder), Path::new(program), rest))
         }

@@ -53,8 +53,8 @@ pub enum StartError {
 pub enum Start {
     /// It has none.
     Plain,
-    /// It has the launch filter, as from the jailer.
-    Launch,
+    /// It has this one, as from the jailer.
+    Filtered(Role),
 }
 
 /// Becomes the program once a tracer looks on. Returns if that can't be.
@@ -64,7 +64,7 @@ pub fn record(start: Start, extent: Extent, folder: &Path, program: &Path, argum
     }
     let source = match start {
         Start::Plain => Command::new(program).args(arguments).exec(),
-        Start::Launch => match launch(program, arguments) {
+        Start::Filtered(role) => match launch(role, program, arguments) {
             Ok(never) => match never {},
             Err(error) => error,
         },
@@ -73,12 +73,12 @@ pub fn record(start: Start, extent: Extent, folder: &Path, program: &Path, argum
 }
 
 /// As the jailer does.
-fn launch(program: &Path, arguments: &[OsString]) -> io::Result<Infallible> {
+fn launch(role: Role, program: &Path, arguments: &[OsString]) -> io::Result<Infallible> {
     let executable = File::open(program)?;
     let text = |text: &OsStr| CString::new(text.as_bytes());
     let arguments = std::iter::once(program.as_os_str()).chain(arguments.iter().map(OsString::as_os_str));
     let arguments = arguments.map(text).collect::<Result<Vec<_>, _>>()?;
-    seccomp_filters::pledge(Role::Launch).map_err(io::Error::other)?;
+    seccomp_filters::pledge(role).map_err(io::Error::other)?;
     let environment: [CString; 0] = [];
     Ok(unistd::execveat(executable, c"", &arguments, &environment, AtFlags::AT_EMPTY_PATH)?)
 }
