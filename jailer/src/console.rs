@@ -111,6 +111,53 @@ pub fn read_tail(file: &File, wanted: usize) -> io::Result<Vec<u8>> {
     Ok(tail)
 }
 
+/// A piece of a console.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// The cursor after them.
+    pub next: u64,
+}
+
+/// Reads at most `most` bytes that were written after the cursor `after`, or after those that are not there any more.
+///
+/// # Errors
+/// As reading a file.
+pub fn read_after(file: &File, after: u64, most: usize) -> io::Result<Piece> {
+    let (cursor, size) = extent(file)?;
+    // A cursor of another console begins anew.
+    let after = if after > cursor { 0 } else { after };
+    let mut next = after.max(cursor.saturating_sub(size));
+    let first = next;
+    let wanted = usize::try_from(cursor.saturating_sub(first)).unwrap_or(usize::MAX).min(most);
+    let mut bytes = vec![0; wanted];
+    let mut rest = bytes.as_mut_slice();
+    while !rest.is_empty() {
+        let offset = next.checked_rem(size).unwrap_or_default();
+        let room = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(rest.len());
+        let (now, later) = rest.split_at_mut(room);
+        file.read_exact_at(now, HEADER_BYTES.saturating_add(offset))?;
+        next = next.saturating_add(now.len() as u64);
+        rest = later;
+    }
+    // What was overwritten while it was read is something else.
+    let (cursor, size) = extent(file)?;
+    let overwritten = cursor.saturating_sub(size).saturating_sub(first);
+    bytes.drain(..usize::try_from(overwritten).unwrap_or(usize::MAX).min(bytes.len()));
+    Ok(Piece { bytes, next })
+}
+
+/// Cursor and size of a ring. The cursor is read first, so that what it counts is in the file, or was.
+fn extent(file: &File) -> io::Result<(u64, u64)> {
+    let mut header = [0; HEADER_BYTES as usize];
+    match file.read_exact_at(&mut header, 0) {
+        Ok(()) => Ok((u64::from_le_bytes(header), file.metadata()?.len().saturating_sub(HEADER_BYTES))),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok((0, 0)),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +191,28 @@ mod tests {
         Ring::resume(open(), 8).unwrap().append(b"abcdef");
         Ring::resume(open(), 8).unwrap().append(b"ghij");
         assert_eq!(tail(&path, 100), "cdefghij");
+    }
+
+    #[test]
+    fn a_reader_sees_every_byte_that_it_is_in_time_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("console");
+        let mut ring = Ring::create(&path, 8).unwrap();
+        let file = File::open(&path).unwrap();
+        let mut after = 0;
+        let mut read = |most| {
+            let piece = read_after(&file, after, most).unwrap();
+            after = piece.next;
+            String::from_utf8(piece.bytes).unwrap()
+        };
+        assert_eq!(read(100), "");
+        for text in ["abc", "defg", "h", "ijklm", ""] {
+            ring.append(text.as_bytes());
+            assert_eq!(read(100), text);
+        }
+        ring.append(b"0123456789");
+        assert_eq!((read(3), read(100), read(100)), ("234".into(), "56789".into(), String::new()));
+        assert_eq!(read_after(&file, u64::MAX, 100).unwrap(), Piece { bytes: b"23456789".into(), next: 23 });
     }
 
     #[test]

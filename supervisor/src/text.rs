@@ -7,8 +7,13 @@ const MAX_CHARACTERS: usize = 1024;
 
 /// `text` fit for a terminal: bounded, and without control characters.
 pub fn printable(text: &str) -> String {
-    let safe = |letter: char| if letter.is_control() || is_formatting(letter) { '\u{fffd}' } else { letter };
+    let safe = |letter: char| if is_unsafe(letter) { '\u{fffd}' } else { letter };
     text.trim_end().chars().take(MAX_CHARACTERS).map(safe).collect()
+}
+
+/// Whether a character does something to a terminal instead of being shown.
+pub fn is_unsafe(letter: char) -> bool {
+    letter.is_control() || is_formatting(letter)
 }
 
 /// Characters that change how the text around them is shown (Unicode annex 9).

@@ -131,6 +131,11 @@ impl State {
         self.directory.join("vms")
     }
 
+    /// The console's ring of a machine of that name, if there is one.
+    pub fn console(&self, name: &VmName) -> PathBuf {
+        self.machines().join(name.as_str()).join("console")
+    }
+
     fn user_ids(&self) -> UserIds {
         UserIds { locks: self.directory.join("uids") }
     }
