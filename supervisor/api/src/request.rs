@@ -67,7 +67,7 @@ pub enum Request {
     },
     /// Events after a cursor; waits for one if there are none yet. Answered by [`Answer::Events`].
     Events {
-        /// The cursor. Without one, the answer comes at once: no events, and the cursor to begin after.
+        /// The cursor, or 0 for all events that are kept. Without one, the answer comes at once: no events, and the cursor to begin after.
         after: Option<u64>,
     },
     /// Reads vm.conf again. Root only. Answered by [`Answer::Done`].

@@ -45,7 +45,7 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: AFTER,
         place: Place::Query,
-        description: "The cursor: only events after it.",
+        description: "The cursor: only events after it; all that are kept if it is 0.",
         values: Values::Numbers { least: 0, most: u64::MAX },
     },
     Parameter {
