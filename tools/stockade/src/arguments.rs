@@ -21,8 +21,8 @@ use stockade_supervisor::text::printable;
 #[cfg(test)]
 pub use help::EXIT_CODES;
 pub use machines::{
-    DaemonOptions, EventsArguments, LoadArguments, LogArguments, OneArguments, PsArguments, ReloadArguments,
-    ResetArguments, StartArguments, StatusArguments, StopArguments,
+    DaemonOptions, EventsArguments, LoadArguments, LogArguments, LogsArguments, OneArguments, PsArguments,
+    ReloadArguments, ResetArguments, StartArguments, StatusArguments, StopArguments,
 };
 pub use values::{DiskSize, ImageFormat, NewImage};
 
@@ -115,6 +115,10 @@ pub enum DaemonVerb {
     /// Shows what happens to virtual machines
     #[command(after_help = help::EVENTS)]
     Events(EventsArguments),
+
+    /// Shows what a guest has written to its console
+    #[command(after_help = help::LOGS)]
+    Logs(LogsArguments),
 }
 
 /// Options of `stockade doctor`.

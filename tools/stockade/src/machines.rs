@@ -4,6 +4,7 @@
 //! guests' text, so nothing of them reaches a terminal as it is.
 
 mod events;
+mod logs;
 mod memory;
 mod output;
 mod start;
@@ -14,6 +15,7 @@ mod words;
 
 use std::path::Path;
 
+use stockade_api::body::Ended;
 use stockade_api::{ErrorCode, Exit};
 use stockade_client::Client;
 
@@ -23,9 +25,8 @@ use output::{Outcome, Output};
 
 /// Carries out `verb`, and returns the exit code.
 pub fn execute(verb: &Verb) -> u8 {
-    let options = options(verb);
-    let format = if options.json { Format::Json } else { Format::Text };
-    let client = Client::new(&options.socket);
+    let Options { socket, format } = options(verb);
+    let client = Client::new(socket);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let carried_out = match runtime {
         Ok(runtime) => runtime.block_on(carry_out(verb, &client, Output::new(format))),
@@ -34,8 +35,14 @@ pub fn execute(verb: &Verb) -> u8 {
     carried_out.map_or_else(|failure| failure.report(format), |()| 0)
 }
 
-fn options(verb: &Verb) -> &DaemonOptions {
-    match verb {
+/// What every verb has.
+struct Options<'a> {
+    socket: &'a Path,
+    format: Format,
+}
+
+fn options(verb: &Verb) -> Options<'_> {
+    let DaemonOptions { socket, json } = match verb {
         Verb::Status(arguments) => &arguments.daemon,
         Verb::Ps(arguments) => &arguments.daemon,
         Verb::Start(arguments) => &arguments.daemon,
@@ -46,7 +53,9 @@ fn options(verb: &Verb) -> &DaemonOptions {
         Verb::Reset(arguments) => &arguments.daemon,
         Verb::Log(arguments) => &arguments.daemon,
         Verb::Events(arguments) => &arguments.daemon,
-    }
+        Verb::Logs(arguments) => return Options { socket: &arguments.socket, format: Format::Text },
+    };
+    Options { socket, format: if *json { Format::Json } else { Format::Text } }
 }
 
 async fn carry_out(verb: &Verb, client: &Client, output: Output) -> Outcome {
@@ -56,8 +65,9 @@ async fn carry_out(verb: &Verb, client: &Client, output: Output) -> Outcome {
         Verb::Start(arguments) => start::start(arguments, client, output).await,
         Verb::Stop(arguments) => stop::stop(arguments, client, output).await,
         Verb::Wait(arguments) => {
-            let ended = client.wait(&arguments.vm).await?;
-            output.show(&ended, || format!("waiting for vm {}: {}", arguments.vm, ending("terminated", ended.as_ref())))
+            let ended = Ended { exit: client.wait(&arguments.vm).await? };
+            let how = ending("terminated", ended.exit.as_ref());
+            output.show(&ended, || format!("waiting for vm {}: {how}", arguments.vm))
         }
         Verb::Pause(arguments) => {
             let paused = client.pause(&arguments.vm).await;
@@ -86,6 +96,7 @@ async fn carry_out(verb: &Verb, client: &Client, output: Output) -> Outcome {
             output.done()
         }
         Verb::Events(arguments) => events::events(arguments, client, output).await,
+        Verb::Logs(arguments) => logs::logs(arguments, client).await,
     }
 }
 

@@ -64,7 +64,7 @@ pub const STOP: &str = with_examples! {
 /// Of `stockade wait`.
 pub const WAIT: &str = with_examples! {
     "stockade wait build && echo over"
-    "stockade wait build --json | jq -r .cause"
+    "stockade wait build --json | jq -r .exit.cause"
 };
 
 /// Of `stockade pause` and `stockade unpause`.
@@ -100,6 +100,12 @@ pub const EVENTS: &str = with_examples! {
     "stockade events -f"
     "stockade events --after 1041"
     "stockade events -f --json | jq -r 'select(.change.state.state == \"stopped\") | .name'"
+};
+
+/// Of `stockade logs`.
+pub const LOGS: &str = with_examples! {
+    "stockade logs web"
+    "stockade logs -f -n 20 web"
 };
 
 /// Of `stockade create`.

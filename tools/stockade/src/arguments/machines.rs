@@ -57,10 +57,11 @@ pub struct StartArguments {
     pub vm: VmReference,
 
     #[command(flatten)]
-    pub new: NewArguments,
-
-    #[command(flatten)]
     pub daemon: DaemonOptions,
+
+    // Last: its heading would be that of whatever follows.
+    #[command(flatten)]
+    pub new: NewArguments,
 }
 
 /// What a virtual machine is like that vm.conf does not define.
@@ -228,4 +229,24 @@ pub struct EventsArguments {
 
     #[command(flatten)]
     pub daemon: DaemonOptions,
+}
+
+/// Options of `stockade logs`.
+#[derive(Debug, Args)]
+pub struct LogsArguments {
+    /// Name or number of the virtual machine, or the name that was given to `stockade run`
+    #[arg(value_name = "VM", value_parser = reference)]
+    pub vm: VmReference,
+
+    /// Go on with what is written from now on, until it does not run any more
+    #[arg(short, long)]
+    pub follow: bool,
+
+    /// Only the last lines
+    #[arg(short = 'n', long, value_name = "NUMBER")]
+    pub lines: Option<usize>,
+
+    /// Socket of the daemon
+    #[arg(long, value_name = "PATH", env = "STOCKADE_SOCKET", default_value = DEFAULT_SOCKET, hide_env_values = true)]
+    pub socket: PathBuf,
 }

@@ -11,7 +11,7 @@ use stockade_supervisor::text::printable;
 use super::output::{Outcome, Output};
 use super::words::moment;
 use crate::arguments::EventsArguments;
-use crate::failure::Failure;
+use crate::failure::{Failure, exit};
 
 /// How long a request waits for events: for what is there already, and for what is to come.
 const SHORT: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ pub async fn events(arguments: &EventsArguments, client: &Client, output: Output
     // Who only follows has no interest in the past.
     let mut after = arguments.after.unwrap_or(if arguments.follow { now } else { 0 });
     let wait = if arguments.follow { LONG } else { SHORT };
-    while arguments.follow || after < now {
+    while arguments.follow || after != now {
         let page = client.events(after, wait).await.map_err(|error| resumable(error.into(), after))?;
         output.text(&text(&page.events, output))?;
         if page.events.is_empty() && !arguments.follow {
@@ -48,14 +48,12 @@ fn text(events: &[Event], output: Output) -> String {
     text
 }
 
-/// A failure that says where to go on.
+/// A failure that says where to go on, if the daemon was lost.
 fn resumable(failure: Failure, cursor: u64) -> Failure {
-    if cursor == 0 {
-        return failure;
+    match failure.exit {
+        exit::NO_DAEMON | exit::UNKNOWN => Failure { remedy: format!("go on with --after {cursor}"), ..failure },
+        _ => failure,
     }
-    let and = if failure.remedy.is_empty() { "" } else { "; " };
-    let remedy = format!("{}{and}go on with --after {cursor}", failure.remedy);
-    Failure { remedy, ..failure }
 }
 
 fn line(text: &mut String, event: &Event) {

@@ -62,6 +62,7 @@ pub fn width() -> Option<u16> {
     io::stdout().is_terminal().then(|| terminal::size().columns)
 }
 
-fn failed(error: io::Error) -> Failure {
+/// Standard output can't be written to.
+pub fn failed(error: io::Error) -> Failure {
     Failure::own("write to standard output", &error)
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use stockade_api::{ErrorCode, Exit, StopMode, VmId, VmReference, VmState};
+use stockade_api::body::Ended;
+use stockade_api::{ErrorCode, StopMode, VmId, VmReference, VmState, VmSummary};
 use stockade_client::{Client, ClientError};
 use stockade_supervisor::text::printable;
 use tokio::task::JoinSet;
@@ -32,12 +33,12 @@ enum Until {
 
 /// How far a stop went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(untagged)]
 enum Stopped {
     /// The guest was asked to.
-    Asked,
+    Asked(Box<VmSummary>),
     /// It is over.
-    Over(Option<Exit>),
+    Over(Ended),
 }
 
 /// What `stop --all --json` prints of each.
@@ -69,26 +70,28 @@ pub async fn stop(arguments: &StopArguments, client: &Client, output: Output) ->
 
 /// Stops one.
 async fn one(client: &Client, vm: &VmReference, mode: StopMode, until: Until) -> Result<Stopped, ClientError> {
-    let stop = async { client.stop(vm, mode).await.map(Stopped::Over) };
+    let stop = async { client.stop(vm, mode).await.map(|exit| Stopped::Over(Ended { exit })) };
     match until {
         Until::Over => stop.await,
         Until::Asked => tokio::select! {
             biased;
             over = stop => over,
-            () = stopping(client, vm) => Ok(Stopped::Asked),
+            vm = stopping(client, vm) => Ok(Stopped::Asked(Box::new(vm))),
         },
     }
 }
 
 /// Returns once the daemon says that the virtual machine is stopping.
-async fn stopping(client: &Client, vm: &VmReference) {
+async fn stopping(client: &Client, vm: &VmReference) -> VmSummary {
     let mut pause = LOOK;
     loop {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_LOOK);
         // Whatever else there is to know, the answer to the stop itself says.
-        if client.show(vm).await.is_ok_and(|vm| vm.state == VmState::Stopping) {
-            return;
+        if let Ok(vm) = client.show(vm).await
+            && vm.state == VmState::Stopping
+        {
+            return vm;
         }
     }
 }
@@ -114,7 +117,7 @@ async fn all(client: &Client, mode: StopMode, until: Until, output: Output) -> O
             Some(Ok((id, name, result))) => {
                 let result = match result {
                     // Somebody else was faster.
-                    Err(failure) if is_gone(&failure) => OneResult::Stopped(Stopped::Over(None)),
+                    Err(failure) if is_gone(&failure) => OneResult::Stopped(Stopped::Over(Ended { exit: None })),
                     Err(failure) => OneResult::Error(failure),
                     Ok(stopped) => OneResult::Stopped(stopped),
                 };
@@ -165,8 +168,9 @@ impl OneOfAll {
 fn line(vm: &str, stopped: &Stopped, mode: StopMode) -> String {
     let done = if mode == StopMode::Force { "forced to terminate" } else { "terminated" };
     let result = match stopped {
-        Stopped::Asked => "requested to shut down".to_owned(),
-        Stopped::Over(ended) => ended.as_ref().map_or_else(|| done.to_owned(), |ended| ending(done, Some(ended))),
+        Stopped::Asked(_) => "requested to shut down".to_owned(),
+        Stopped::Over(Ended { exit: None }) => done.to_owned(),
+        Stopped::Over(Ended { exit }) => ending(done, exit.as_ref()),
     };
     format!("stopping vm {vm}: {result}")
 }
