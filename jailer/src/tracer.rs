@@ -9,7 +9,7 @@
 //! passed on. No memory is read, and the warden's filter has no request for that. Where the kernel does not let it trace, a
 //! violation is still reported, without its particulars.
 //!
-//! A vmm that makes many stops waits, instead of keeping its warden busy: see [`Pace`].
+//! A vmm that makes many stops waits, instead of keeping its warden busy: after a thousand stops at once, two in a millisecond.
 
 use std::fs::File;
 use std::io;
