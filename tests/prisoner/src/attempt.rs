@@ -116,6 +116,20 @@ pub fn open(path: &CStr, flags: i32) -> Result<u64, Errno> {
     call!(SYS_openat, libc::AT_FDCWD, path, flags | libc::O_CLOEXEC, 0o600)
 }
 
+/// struct sockaddr_un of a path, or of an abstract name that begins with a null character; and how much of it counts.
+pub fn unix(name: &[u8]) -> ([u8; 110], usize) {
+    let mut address = [0_u8; 110];
+    let family = [libc::AF_UNIX as u8, 0];
+    address.iter_mut().zip(family.iter().chain(name)).for_each(|(there, byte)| *there = *byte);
+    (address, (name.len() + 3).min(110))
+}
+
+/// Connects a unix socket to a path.
+pub fn connect(socket: u64, path: &[u8]) -> Result<u64, Errno> {
+    let (address, length) = unix(path);
+    call!(SYS_connect, socket, &address, length)
+}
+
 /// The first bytes of a file. The flags are those that the filter for a vmm's start lets through.
 pub fn read_file(path: &CStr) -> Result<Vec<u8>, Errno> {
     let descriptor = open(path, libc::O_RDONLY)?;

@@ -7,6 +7,7 @@ mod kernel;
 mod mounts;
 mod neighbours;
 mod network;
+mod own;
 mod persistence;
 mod privileges;
 mod processes;
@@ -22,6 +23,7 @@ pub fn all() -> impl Iterator<Item = (Group, &'static Attempt)> {
         (Group::Files, files::ATTEMPTS),
         (Group::Files, descriptors::ATTEMPTS),
         (Group::Files, mounts::ATTEMPTS),
+        (Group::Files, own::ATTEMPTS),
         (Group::Processes, processes::ATTEMPTS),
         (Group::Neighbours, neighbours::ATTEMPTS),
         (Group::Network, network::ATTEMPTS),

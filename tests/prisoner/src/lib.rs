@@ -18,23 +18,43 @@ pub const MARKER: &str = "stockade-hostile-marker";
 pub const LIST: &str = "list";
 /// Makes the attempt that is named next, in the phase after that, against the [`Targets`] after that.
 pub const ATTEMPT: &str = "attempt";
+/// The same in a jail of compatible mode: standard input is [`START`](descriptor::START), standard output
+/// [`REPORT`](descriptor::REPORT), standard error [`CONSOLE`](descriptor::CONSOLE), and the [others](compatible) are in the jail.
+pub const COMPATIBLE: &str = "compatible";
+/// The same in a thread of a vmm that was taken over. The last argument says which of the vmm's descriptors is what, as `NUMBER=OWN`
+/// with commas between. A trap (`int3`) comes just before the attempt, and one after it, with the [`Report`] where `rdi` points and
+/// as long as `rsi` says.
+pub const INJECTED: &str = "injected";
+/// Executes the rest of the arguments as a program, and waits until it and everything that it left behind has ended. Says of each
+/// process on [`REPORT`](descriptor::REPORT) how that was: its id, and what wait(2) said.
+pub const KEEP: &str = "keep";
 /// Is the process to attack: prints where in its memory the marker is, and stays until its standard input ends.
 pub const VICTIM: &str = "victim";
 /// Removes the shared memory of a victim that ended before it could, whose key is next.
 pub const FORGET: &str = "forget";
 /// Is the vmm of the virtual machine next door, and stays until its [stream](descriptor::STREAM) ends.
 pub const NEIGHBOUR: &str = "neighbour";
+/// Makes the [`Storm`] that is named next, until somebody ends it.
+pub const STORM: &str = "storm";
+/// Waits for a byte at its [stream](descriptor::STREAM), and then does [`PIECES`] pieces of work, with a byte for each.
+pub const WORK: &str = "work";
 /// Was executed by an attempt.
 pub const EXECUTED: &str = "executed";
 /// Was executed by an attempt, with the set-user-ID bit.
 pub const EXECUTED_AS_ROOT: &str = "executed-as-root";
 
+/// Pieces of a neighbour's work.
+pub const PIECES: u32 = 100;
 /// Most memory that an attempt asks for, bytes. The limit of its jail has to be well below.
 pub const MEMORY_BYTES: u64 = 192 << 20;
 /// Most threads or processes that an attempt starts.
 pub const PROCESSES: u32 = 40;
 /// Most descriptors that an attempt opens: more than a jail allows.
 pub const DESCRIPTORS: u32 = 6000;
+/// Files that an attempt makes.
+pub const FILES: u32 = 300;
+/// What an attempt writes to a file of its own, bytes.
+pub const FILL_BYTES: u64 = 24 << 20;
 /// Console output of an attempt that floods it, bytes.
 pub const FLOOD_BYTES: u64 = 4 << 20;
 /// Size of the file that is handed over for writing, bytes.
@@ -43,22 +63,34 @@ pub const DISK_BYTES: u64 = 64 << 10;
 /// be well below half of that.
 pub const CPU_PERCENT: u32 = 30;
 
-/// Numbers of the descriptors that a prisoner inherits, as a vmm would inherit its own.
+/// Numbers of the descriptors that a prisoner inherits, as a vmm would inherit its own. High, as a vmm that is taken over has low ones.
 pub mod descriptor {
     /// The write end of a pipe, for the [`Report`](super::Report).
-    pub const REPORT: i32 = 8;
+    pub const REPORT: i32 = 908;
     /// The guest's console.
-    pub const CONSOLE: i32 = 9;
+    pub const CONSOLE: i32 = 909;
     /// A file that may be read, and is a program.
-    pub const IMAGE: i32 = 10;
+    pub const IMAGE: i32 = 910;
     /// A file that may be written.
-    pub const DISK: i32 = 11;
+    pub const DISK: i32 = 911;
     /// A connected stream socket. A message waits there, with a descriptor of the folder of targets.
-    pub const STREAM: i32 = 12;
+    pub const STREAM: i32 = 912;
     /// `/dev/kvm`, where the host has it.
-    pub const KVM: i32 = 13;
+    pub const KVM: i32 = 913;
     /// The read end of a pipe, which ends when the jail is complete and watched, and the attempt may begin.
-    pub const START: i32 = 14;
+    pub const START: i32 = 914;
+}
+
+/// What a prisoner finds in a jail of compatible mode, in place of what it would have inherited: relative to its working directory.
+pub mod compatible {
+    /// [`IMAGE`](super::descriptor::IMAGE).
+    pub const IMAGE: &str = "image";
+    /// [`DISK`](super::descriptor::DISK).
+    pub const DISK: &str = "disk";
+    /// Where it connects to for [`STREAM`](super::descriptor::STREAM).
+    pub const STREAM: &str = "stream";
+    /// [`KVM`](super::descriptor::KVM).
+    pub const KVM: &str = "dev/kvm";
 }
 
 /// What an attempt is after.
@@ -170,6 +202,42 @@ impl Phase {
     /// The phase of this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|phase| phase.name() == name)
+    }
+}
+
+/// What a hostile vmm does without end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Storm {
+    /// Starts processes.
+    Processes,
+    /// Takes memory.
+    Memory,
+    /// Opens descriptors.
+    Descriptors,
+    /// Writes to its disk, through to the host's.
+    Disk,
+    /// Writes to its console.
+    Console,
+    /// Computes.
+    Processor,
+}
+
+impl Storm {
+    /// Every storm.
+    pub const ALL: [Self; 6] =
+        [Self::Processes, Self::Memory, Self::Descriptors, Self::Disk, Self::Console, Self::Processor];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Processes => "processes",
+            Self::Memory => "memory",
+            Self::Descriptors => "descriptors",
+            Self::Disk => "disk",
+            Self::Console => "console",
+            Self::Processor => "processor",
+        }
     }
 }
 

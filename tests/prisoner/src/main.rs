@@ -20,15 +20,22 @@
 mod attempt;
 mod attempts;
 mod modes;
+mod storms;
 mod sys;
 
 use std::process::ExitCode;
 
-use stockade_prisoner::{ATTEMPT, EXECUTED, EXECUTED_AS_ROOT, FORGET, LIST, NEIGHBOUR, Phase, VICTIM};
+use stockade_prisoner::{
+    ATTEMPT, COMPATIBLE, EXECUTED, EXECUTED_AS_ROOT, FORGET, INJECTED, KEEP, LIST, NEIGHBOUR, Phase, STORM, VICTIM,
+    WORK,
+};
 
-/// What a vmm hears when its filters were given up, and what it is to find before it believes that it is confined.
+use modes::Jail;
+
+/// What a vmm hears when its filters were given up.
 const WITHOUT_FILTERS: &str = "--no-seccomp";
-const CONFINED: &str = "--confined";
+/// What is followed by a value that says nothing here: the first is what it is to find before it believes that it is confined.
+const WITH_VALUE: [&str; 5] = ["--confined", "--id", "--start-time-us", "--start-time-cpu-us", "--parent-cpu-time-us"];
 const HELP: &str = "\
 Takes the vmm's place in a jail, and tries what a vmm in a stranger's hands would.
 
@@ -48,12 +55,18 @@ fn main() -> ExitCode {
         _ if sys::is_set_user_id() => Err("only for attempts".into()),
         [mode] if *mode == LIST => modes::list(),
         [mode, name, phase, targets] if *mode == ATTEMPT => {
-            let phase = Phase::named(phase).map(|phase| (phase, filtered));
-            phase.ok_or_else(|| "no such phase".into()).and_then(|phase| modes::attempt(name, phase, targets))
+            phase_named(phase).and_then(|phase| modes::attempt(Jail::Sealed, name, (phase, filtered), targets))
         }
+        [mode, name, phase, targets] if *mode == COMPATIBLE => {
+            phase_named(phase).and_then(|phase| modes::attempt(Jail::Compatible, name, (phase, true), targets))
+        }
+        [mode, name, targets, descriptors] if *mode == INJECTED => modes::injected(name, targets, descriptors),
+        [mode, program, arguments @ ..] if *mode == KEEP => modes::keep(program, arguments),
         [mode, key] if *mode == VICTIM => modes::victim(key),
         [mode, key] if *mode == FORGET => modes::forget(key),
         [mode] if *mode == NEIGHBOUR => modes::neighbour(),
+        [mode, name] if *mode == STORM => modes::storm(name),
+        [mode] if *mode == WORK => modes::work(),
         [mode] if *mode == EXECUTED => modes::executed(),
         _ => Err(HELP.into()),
     };
@@ -66,12 +79,16 @@ fn main() -> ExitCode {
     }
 }
 
+fn phase_named(name: &str) -> Result<Phase, Box<dyn std::error::Error>> {
+    Ok(Phase::named(name).ok_or("no such phase")?)
+}
+
 /// Whether there are filters, and what is left when a jailer's words to a vmm are taken away: whom this program stands for has
 /// its own reasons to believe nothing.
 fn own_words<'a>(words: &'a [&'a str]) -> (bool, &'a [&'a str]) {
     match words {
         [first, rest @ ..] if *first == WITHOUT_FILTERS => (false, own_words(rest).1),
-        [first, _, rest @ ..] if *first == CONFINED => own_words(rest),
+        [first, _, rest @ ..] if WITH_VALUE.contains(first) => own_words(rest),
         _ => (true, words),
     }
 }

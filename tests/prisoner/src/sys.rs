@@ -129,6 +129,14 @@ fn mapped(address: u64, length: usize) -> &'static [AtomicU8] {
     unsafe { std::slice::from_raw_parts(bytes, length) }
 }
 
+/// Stops for whoever traces this thread, and shows it `bytes`: `rdi` is where they are, `rsi` how many.
+pub fn trap(bytes: &[u8]) {
+    // SAFETY: the breakpoint changes no register and no memory, and who traces reads memory that is borrowed until then.
+    unsafe {
+        std::arch::asm!("int3", in("rdi") bytes.as_ptr(), in("rsi") bytes.len(), options(nostack));
+    }
+}
+
 /// Whether this process has more rights than who executed it (getauxval(3), `AT_SECURE`).
 pub fn is_set_user_id() -> bool {
     // SAFETY: reads what the kernel has put on the stack.

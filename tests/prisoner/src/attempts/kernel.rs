@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use stockade_prisoner::descriptor::{CONSOLE, IMAGE, KVM};
 
-use crate::attempt::{Attempt, Tried, entered, won};
+use crate::attempt::{Attempt, Tried, entered, open, won};
 use crate::sys::{call, call_by_interrupt};
 
 /// A row of the table: name, what it tries, why, and the attempt.
@@ -31,6 +31,26 @@ pub const ATTEMPTS: &[Attempt] = &[
         "the kernel waits in the middle of a copy, for as long as one likes",
         |_| entered(call!(SYS_userfaultfd, libc::O_CLOEXEC | 1)),
     ),
+    row(
+        "userfault-device",
+        "handles page faults of the kernel too, by a device",
+        "the kernel waits in the middle of a copy, for as long as one likes",
+        |_| {
+            let device = open(c"/dev/userfaultfd", libc::O_RDWR)?;
+            // USERFAULTFD_IOC_NEW
+            entered(call!(SYS_ioctl, device, 0xaa00, libc::O_CLOEXEC))
+        },
+    ),
+    row("random-device", "reads from /dev/urandom", "a device's code", |_| {
+        entered(call!(SYS_read, open(c"/dev/urandom", libc::O_RDONLY)?, &mut [0_u8; 8], 8))
+    }),
+    row("mix-random-device", "mixes bytes of its own into the kernel's random numbers", "a device's code", |_| {
+        entered(call!(SYS_write, open(c"/dev/urandom", libc::O_WRONLY)?, b"hostile", 7))
+    }),
+    row("reseed-random-device", "has the kernel's random numbers begin anew", "a device's code", |_| {
+        // RNDRESEEDCRNG
+        entered(call!(SYS_ioctl, open(c"/dev/urandom", libc::O_RDONLY)?, 0x5207, 0))
+    }),
     row("performance-counters", "counts its own time", "a large interface, and a precise clock", |_| {
         // struct perf_event_attr: PERF_TYPE_SOFTWARE, its size, PERF_COUNT_SW_CPU_CLOCK; of user space alone.
         let mut attributes = [0_u64; 16];

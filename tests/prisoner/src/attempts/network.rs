@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use nix::errno::Errno;
 use stockade_prisoner::{Targets, descriptor::STREAM};
 
-use crate::attempt::{Attempt, Tried, containing, futile, open, permitted, read_file, target, won};
+use crate::attempt::{Attempt, Tried, connect, containing, futile, open, permitted, read_file, target, unix, won};
 use crate::sys::call;
 
 const REACHES: &str = "services of the host trust whoever is there";
@@ -159,6 +159,20 @@ pub const ATTEMPTS: &[Attempt] = &[
         },
     },
     Attempt {
+        name: "use-interface",
+        tries: "makes an interface by /dev/net/tun",
+        wins: "it is there",
+        why: "an interface of its own is a way into the host's network",
+        run: |_| {
+            let device = open(c"/dev/net/tun", libc::O_RDWR)?;
+            // struct ifreq: any name, IFF_TAP and IFF_NO_PI. It goes with the descriptor.
+            let mut request = [0_u8; 40];
+            request[16] = 0x02;
+            request[17] = 0x10;
+            permitted(call!(SYS_ioctl, device, libc::TUNSETIFF, &mut request), &[])
+        },
+    },
+    Attempt {
         name: "mark-packets",
         tries: "marks the packets of a socket",
         wins: "they are marked",
@@ -198,8 +212,7 @@ pub const ATTEMPTS: &[Attempt] = &[
 /// Connects to a unix socket.
 pub fn connect_to_path(path: &CStr, kind: i32) -> Tried {
     let socket = call!(SYS_socket, libc::AF_UNIX, kind, 0)?;
-    let (address, length) = unix(path.to_bytes());
-    permitted(call!(SYS_connect, socket, &address, length), &[])
+    permitted(connect(socket, path.to_bytes()), &[])
 }
 
 /// Binds a socket to an address that is taken on the host.
@@ -223,12 +236,4 @@ fn abstract_address(targets: &Targets) -> ([u8; 110], usize) {
     let (address, length) = unix(&name);
     // Without the null character that a path ends in.
     (address, length - 1)
-}
-
-/// struct sockaddr_un, and how much of it counts.
-fn unix(name: &[u8]) -> ([u8; 110], usize) {
-    let mut address = [0_u8; 110];
-    let family = [libc::AF_UNIX as u8, 0];
-    address.iter_mut().zip(family.iter().chain(name)).for_each(|(there, byte)| *there = *byte);
-    (address, (name.len() + 3).min(110))
 }

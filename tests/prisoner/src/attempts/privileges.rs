@@ -49,12 +49,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         tries: "gives itself CAP_SYS_ADMIN",
         wins: "it has it",
         why: ROOT,
-        run: |_| {
-            // Version 3, this process; effective, permitted, inheritable, twice.
-            let header = [0x2008_0522_u32, 0];
-            let bit = 1 << CAP_SYS_ADMIN;
-            permitted(call!(SYS_capset, &header, &[bit, bit, bit, 0, 0, 0]), &[])
-        },
+        run: |_| permitted(take_capability(), &[]),
     },
     Attempt {
         name: "raise-ambient-capability",
@@ -62,9 +57,7 @@ pub const ATTEMPTS: &[Attempt] = &[
         wins: "it would",
         why: ROOT,
         run: |_| {
-            let header = [0x2008_0522_u32, 0];
-            let bit = 1 << CAP_SYS_ADMIN;
-            call!(SYS_capset, &header, &[bit, bit, bit, 0, 0, 0])?;
+            take_capability()?;
             permitted(call!(SYS_prctl, libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, CAP_SYS_ADMIN, 0, 0), &[])
         },
     },
@@ -323,6 +316,13 @@ pub const ATTEMPTS: &[Attempt] = &[
         run: |_| permitted(call!(SYS_ioprio_set, 1, 0, 1 << 13), &[]),
     },
 ];
+
+/// Puts CAP_SYS_ADMIN into the effective, permitted and inheritable sets (capset(2), version 3, this process).
+fn take_capability() -> Result<u64, Errno> {
+    const HEADER: [u32; 2] = [0x2008_0522, 0];
+    let bit = 1 << CAP_SYS_ADMIN;
+    call!(SYS_capset, &HEADER, &[bit, bit, bit, 0, 0, 0])
+}
 
 fn unshare(flag: i32) -> Tried {
     permitted(call!(SYS_unshare, flag), &[])

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use stockade_prisoner::descriptor::{CONSOLE, DISK, STREAM};
-use stockade_prisoner::{CPU_PERCENT, DESCRIPTORS, DISK_BYTES, FLOOD_BYTES, MEMORY_BYTES, PROCESSES};
+use stockade_prisoner::{CPU_PERCENT, DESCRIPTORS, DISK_BYTES, FILL_BYTES, FLOOD_BYTES, MEMORY_BYTES, PROCESSES};
 
+use super::own;
 use crate::attempt::{Attempt, Tried, futile, open, permitted, won};
 use crate::sys::{call, touch};
 
@@ -190,6 +191,18 @@ pub const ATTEMPTS: &[Attempt] = &[
         run: |_| {
             let flags = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
             permitted(call!(SYS_fallocate, DISK, flags, 16 * DISK_BYTES, 1 << 20), &[])
+        },
+    },
+    Attempt {
+        name: "fill-disk",
+        tries: "writes much to a file of its own",
+        wins: "it is there",
+        why: "the file system of the host is filled by it",
+        run: |targets| {
+            let (path, file) = own::make(targets, "own-filler", 0o600)?;
+            let filled = fill(file, FILL_BYTES);
+            call!(SYS_unlink, &path)?;
+            filled
         },
     },
     Attempt {
