@@ -27,11 +27,14 @@
 //!   others: `/run/stockade/mounts/empty`. `umount -l /run/stockade/mounts` gives that up.
 //!
 //! # What it gives up
-//! Sealed mode ([`sealed`](crate::sealed)) has what compatibility forbids:
+//! Sealed mode ([`sealed`](crate::sealed)) has what compatibility forbids; `stockade doctor --attack --mode compatible` shows which
+//! attempts succeed because of it, each with its reason:
 //! - The root directory belongs to the vmm. It can fill the disk, up to `--resource-limit fsize=N` for each file and what quotas
 //!   there are, and write another number to its pid file.
 //! - The vmm opens paths and makes sockets. The launch filter has to let it, and it is as wide as Firecracker needs: io_uring is
 //!   among that, and what that does with open files no filter sees.
+//! - The device nodes are in the jail: the vmm opens them itself, and may ask of them what it could of any it was handed.
+//! - A disk may be made larger.
 //! - Mounts that the host makes later in the jail have the flags that the host gives them.
 //! - There is no record of what Landlock enforces, which the kernel shows nobody: `stockade inspect` says "unknown" of that layer.
 //!   Nor can the vmm compare itself with what was meant, because its command line is its client's.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
-use stockade_jailer::plan::{self, Layer, Limits, Plan, Tracing};
+use stockade_jailer::plan::{self, Layer, Limits, NamespaceKind, Plan, Tracing};
 use stockade_jailer::warden::{Event, MAX_PACKET_BYTES, ProcessEnd};
 use stockade_prisoner::descriptor;
 use stockade_supervisor::machine::run_directory::RunDirectory;
@@ -21,13 +21,15 @@ use stockade_supervisor::request::VmName;
 use crate::error::{AttackError, Step};
 
 /// What a jail may use. The attempts on resources want more of each.
-const LIMITS: Limits = Limits { memory_bytes: 64 << 20, processes: 8, cpu_percent: 10 };
+pub(crate) const LIMITS: Limits = Limits { memory_bytes: 64 << 20, processes: 8, cpu_percent: 10 };
+/// The same where nobody wants processor time, so that nobody waits for it either.
+pub(crate) const LIMITS_OF_OTHERS: Limits = Limits { cpu_percent: 100, ..LIMITS };
 /// Console output that is kept.
-const RING_BYTES: u32 = 4096;
+pub(crate) const RING_BYTES: u32 = 4096;
 /// The ring's cursor.
 const RING_HEADER_BYTES: u64 = 8;
 /// How long an attempt may take, including its jail.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a warden may take to undo a jail.
 const CLEANUP: Duration = Duration::from_secs(20);
 
@@ -44,9 +46,13 @@ mod number {
 pub(crate) struct Blueprint<'a> {
     pub(crate) name: &'a str,
     pub(crate) jailer: &'a Path,
-    pub(crate) prisoner: &'a Path,
+    /// What takes the vmm's place, or is it.
+    pub(crate) program: &'a Path,
     pub(crate) arguments: Vec<String>,
+    pub(crate) limits: Limits,
     pub(crate) without: Vec<Layer>,
+    pub(crate) shared_namespaces: Vec<NamespaceKind>,
+    pub(crate) tracing: Tracing,
     /// What it inherits beside the report and the console.
     pub(crate) descriptors: Vec<(i32, OwnedFd)>,
 }
@@ -102,15 +108,14 @@ impl Cell {
             console: number::CONSOLE,
             run_directory: run_directory.path().to_owned(),
             console_ring_bytes: RING_BYTES,
-            limits: LIMITS,
+            limits: blueprint.limits,
             without: blueprint.without,
-            shared_namespaces: Vec::new(),
-            // Whoever takes over a thread of the vmm has to trace it.
-            tracing: Tracing::Another,
+            shared_namespaces: blueprint.shared_namespaces,
+            tracing: blueprint.tracing,
             detached: None,
         };
         descriptors.extend([
-            (number::EXECUTABLE, File::open(blueprint.prisoner).step("open stockade-prisoner")?.into()),
+            (number::EXECUTABLE, File::open(blueprint.program).step("open the program")?.into()),
             (number::LEASE, lease),
             (number::CONTROL, warden_end),
             (number::CONSOLE, console.into()),
@@ -132,6 +137,11 @@ impl Cell {
     /// Its user id.
     pub(crate) fn uid(&self) -> u32 {
         self.uid
+    }
+
+    /// Where it reports.
+    pub(crate) fn report(&self) -> &PipeReader {
+        &self.report
     }
 
     /// Its folder.
@@ -262,7 +272,7 @@ fn event(control: &OwnedFd, deadline: Instant) -> Result<Event, AttackError> {
 }
 
 /// Everybody who could write to it is gone, but for processes that an attempt left where there is no PID namespace.
-fn read_what_is_there(report: &mut PipeReader) -> Vec<u8> {
+pub(crate) fn read_what_is_there(report: &mut PipeReader) -> Vec<u8> {
     let mut bytes = Vec::new();
     if rustix::io::ioctl_fionbio(&*report, true).is_ok() {
         // An error ends it as the end does; what was read stays.

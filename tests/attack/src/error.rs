@@ -62,6 +62,9 @@ pub enum AttackError {
         /// How it is.
         state: &'static str,
     },
+    /// A thread of a vmm can't be taken over.
+    #[error("take over a thread of stockade-vmm: {0}")]
+    Takeover(&'static str),
     /// The warden says nothing, or nonsense.
     #[error("hear from the warden: {0}")]
     Warden(String),

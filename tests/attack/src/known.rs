@@ -5,9 +5,9 @@ use std::fmt;
 
 use serde::Deserialize;
 use stockade_jailer::plan::Layer;
-use stockade_prisoner::Description;
+use stockade_prisoner::{Description, Phase};
 
-use crate::verdict::{Condition, Outcome, Verdict};
+use crate::verdict::{Condition, Entry, Mode, Outcome, Part, Verdict};
 
 const TEXT: &str = include_str!("known.json");
 
@@ -15,7 +15,9 @@ const TEXT: &str = include_str!("known.json");
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Known {
-    /// Those that only one layer stops.
+    /// Those that succeed with every layer on, as that mode does not promise to stop them.
+    pub given_up: Vec<GivenUp>,
+    /// Those that only one part of a jail stops.
     pub single: Vec<Single>,
     /// Those that do not succeed even in a bare jail.
     pub never: Vec<Never>,
@@ -33,15 +35,46 @@ pub struct Alone {
     pub attempts: Vec<String>,
 }
 
-/// Attempts that only one layer stops, and succeed without it.
+/// Attempts that a mode does not promise to stop.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GivenUp {
+    /// The mode.
+    pub mode: Mode,
+    /// In which jails of it.
+    pub jails: Jails,
+    /// Until when, with the vmm's own filters.
+    pub phases: Vec<Phase>,
+    /// Names of the attempts.
+    pub attempts: Vec<String>,
+    /// What compatibility needs it for, and what is left to stop it.
+    pub reason: String,
+    /// What it depends on, if they succeed on some hosts only.
+    #[serde(default)]
+    pub depends_on: Option<String>,
+}
+
+/// Which jails of a mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Jails {
+    /// All of them.
+    All,
+    /// Those that are asked for without options.
+    Plain,
+}
+
+/// Attempts that only one part of a jail stops, and succeed without it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Single {
-    /// The layer.
-    pub layer: Layer,
+    /// In which modes.
+    pub modes: Vec<Mode>,
+    /// The part.
+    pub part: Part,
     /// Names of the attempts.
     pub attempts: Vec<String>,
-    /// Why no other layer does.
+    /// Why no other part does.
     pub reason: String,
     /// What it depends on, if they succeed on some hosts only.
     #[serde(default)]
@@ -86,26 +119,40 @@ impl Known {
         serde_json::from_str(TEXT)
     }
 
-    /// The attempts that only `layer` stops: name, and whether that depends on the host.
-    fn stopped_by(&self, layer: Layer, attempt: &str) -> Option<&Single> {
-        self.single.iter().find(|single| single.layer == layer && single.attempts.iter().any(|name| name == attempt))
+    /// What is known of an attempt that only this part of a jail of that mode stops.
+    fn stopped_by(&self, mode: Mode, part: Part, attempt: &str) -> Option<&Single> {
+        let mut of_part = self.single.iter().filter(|single| single.part == part && single.modes.contains(&mode));
+        of_part.find(|single| single.attempts.iter().any(|name| name == attempt))
     }
 
     fn is_never(&self, attempt: &str) -> bool {
         self.never.iter().any(|never| never.attempts.iter().any(|name| name == attempt))
     }
 
+    /// Why an attempt is known to succeed in such a jail, although no layer was taken away.
+    pub fn given_up(&self, condition: &Condition, attempt: &str) -> Option<&GivenUp> {
+        let is_plain = *condition == Condition::plain();
+        self.given_up.iter().find(|given_up| {
+            given_up.mode == condition.mode
+                && given_up.phases.contains(&condition.phase)
+                && (given_up.jails == Jails::All || is_plain)
+                && given_up.attempts.iter().any(|name| name == attempt)
+        })
+    }
+
     /// What of these verdicts is not as it is known. A verdict that there isn't is none: what was not run is not compared.
     pub fn deviations(&self, verdicts: &[Verdict]) -> Vec<Deviation> {
-        let bare = Condition::bare();
         // Not to be had on this host, whatever the jail.
         let unattainable: HashSet<_> = verdicts
             .iter()
-            .filter(|verdict| verdict.condition == bare && !verdict.outcome.is_success())
-            .map(|verdict| verdict.attempt.as_str())
+            .filter(|verdict| {
+                verdict.condition == Condition::bare(verdict.condition.mode) && !verdict.outcome.is_success()
+            })
+            .map(|verdict| (verdict.condition.mode, verdict.attempt.as_str()))
             .collect();
         let complaints = verdicts.iter().filter_map(|verdict| {
-            let text = self.complaint(verdict, unattainable.contains(verdict.attempt.as_str()))?;
+            let is_unattainable = unattainable.contains(&(verdict.condition.mode, verdict.attempt.as_str()));
+            let text = self.complaint(verdict, is_unattainable)?;
             Some(Deviation { verdict: Some(verdict.clone()), text: text.to_owned() })
         });
         complaints.collect()
@@ -116,34 +163,51 @@ impl Known {
         if !outcome.is_success() && !outcome.is_failure() {
             return Some("it has to end in one of both");
         }
-        if condition.without.is_empty() {
-            return outcome.is_success().then_some("with every layer on, nothing may succeed");
+        let given_up = self.given_up(condition, attempt);
+        if condition.without.is_empty() || *condition == Condition::plain() {
+            return match (given_up, outcome.is_success()) {
+                (None, true) => Some("with every layer on, nothing may succeed"),
+                (Some(GivenUp { depends_on: None, .. }), false)
+                    if condition.entry == Entry::Program && !unattainable =>
+                {
+                    Some("it is known to be given up, but something stops it by now; take it off the list")
+                }
+                _ => None,
+            };
         }
         if let Some(layer) = condition.has_only() {
             let stops = self.alone.iter().any(|alone| alone.layer == layer && alone.attempts.contains(attempt));
             return (stops && outcome.is_success()).then_some("it is known that this layer stops it by itself");
         }
-        let Some(layer) = condition.lacks() else { return self.bare_complaint(attempt, outcome) };
-        match (self.stopped_by(layer, attempt), outcome.is_success()) {
-            (None, true) => Some("only this layer stops it, which is not known; say why, or have another one stop it"),
+        let Some(part) = condition.lacks() else { return self.bare_complaint(condition.mode, attempt, outcome) };
+        if given_up.is_some() {
+            return None;
+        }
+        match (self.stopped_by(condition.mode, part, attempt), outcome.is_success()) {
+            (None, true) => Some("only this stops it, which is not known; say why, or have something else stop it"),
             (Some(Single { depends_on: None, .. }), false) if !unattainable => {
-                Some("it is known that only this layer stops it, but another one does by now; take it off the list")
+                Some("it is known that only this stops it, but something else does by now; take it off the list")
             }
             _ => None,
         }
     }
 
     fn depends_on_host(&self, attempt: &str) -> bool {
-        let mut dependent = self.single.iter().filter(|single| single.depends_on.is_some());
-        dependent.any(|single| single.attempts.iter().any(|name| name == attempt))
+        let single = self.single.iter().filter(|single| single.depends_on.is_some()).map(|single| &single.attempts);
+        let given_up =
+            self.given_up.iter().filter(|given_up| given_up.depends_on.is_some()).map(|given_up| &given_up.attempts);
+        single.chain(given_up).any(|names| names.iter().any(|name| name == attempt))
     }
 
-    fn bare_complaint(&self, attempt: &str, outcome: &Outcome) -> Option<&'static str> {
+    fn bare_complaint(&self, mode: Mode, attempt: &str, outcome: &Outcome) -> Option<&'static str> {
         if self.depends_on_host(attempt) {
             return None;
         }
         match (self.is_never(attempt), outcome) {
-            (false, Outcome::Refused(_)) => Some("without any layer it has to succeed, or it shows nothing"),
+            // What there is in a sealed jail alone, or in a compatible one alone, is shown there.
+            (false, Outcome::Refused(_)) if mode == Mode::Sealed => {
+                Some("without any layer it has to succeed, or it shows nothing")
+            }
             (true, Outcome::Succeeded(_)) => Some("it is known never to succeed; take it off the list"),
             _ => None,
         }
@@ -155,17 +219,29 @@ impl Known {
         self.alone.iter().flat_map(|alone| alone.attempts.iter().map(move |name| (name.as_str(), of(alone)))).collect()
     }
 
+    /// The jails of this mode that lack one part, and what succeeds there and in no other.
+    pub fn single(&self, mode: Mode) -> Vec<(&str, Condition)> {
+        let of_mode = self.single.iter().filter(|single| single.modes.contains(&mode));
+        let of = |single: &Single| Condition::without(mode, single.part);
+        of_mode.flat_map(|single| single.attempts.iter().map(move |name| (name.as_str(), of(single)))).collect()
+    }
+
     /// Names on the list that are no attempt's, or are there twice.
     pub fn strangers(&self, attempts: &[Description]) -> Vec<String> {
         let names: HashSet<_> = attempts.iter().map(|attempt| attempt.name.as_str()).collect();
         let mut seen = HashSet::new();
-        let single =
-            self.single.iter().flat_map(|single| single.attempts.iter().map(|name| (Some(single.layer), name)));
+        let single = self.single.iter().flat_map(|single| {
+            let of = move |mode| single.attempts.iter().map(move |name| (Some((mode, Some(single.part))), name));
+            single.modes.iter().copied().flat_map(of)
+        });
+        let given_up = self.given_up.iter();
+        let given_up =
+            given_up.flat_map(|given_up| given_up.attempts.iter().map(|name| (Some((given_up.mode, None)), name)));
         let never = self.never.iter().flat_map(|never| never.attempts.iter().map(|name| (None, name)));
-        let all = single.chain(never);
+        let all = single.chain(given_up).chain(never);
         let alone = self.alone.iter().flat_map(|alone| &alone.attempts);
         let unknown = alone.filter(|name| !names.contains(name.as_str())).cloned();
-        all.filter(|(layer, name)| !names.contains(name.as_str()) || !seen.insert((*layer, *name)))
+        all.filter(|(of, name)| !names.contains(name.as_str()) || !seen.insert((*of, *name)))
             .map(|(_, name)| name.clone())
             .chain(unknown)
             .collect()
@@ -174,20 +250,29 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
-    use stockade_prisoner::Phase;
-
     use super::*;
 
     fn known() -> Known {
         let single = |attempts: &[&str], depends_on: Option<&str>| Single {
-            layer: Layer::Seccomp,
+            modes: vec![Mode::Sealed],
+            part: Part::Layer(Layer::Seccomp),
             attempts: attempts.iter().map(|name| (*name).to_owned()).collect(),
             reason: "a reason".into(),
             depends_on: depends_on.map(String::from),
         };
         let never = Never { attempts: vec!["never".into()], reason: "a reason".into() };
         let alone = Alone { layer: Layer::Root, attempts: vec!["read".into()] };
+        let given_up = GivenUp {
+            mode: Mode::Compatible,
+            jails: Jails::Plain,
+            phases: vec![Phase::Launch],
+            attempts: vec!["given".into()],
+            reason: "a reason".into(),
+            depends_on: None,
+        };
+        let always = GivenUp { jails: Jails::All, attempts: vec!["always".into()], ..given_up.clone() };
         Known {
+            given_up: vec![given_up, always],
             single: vec![single(&["single"], None), single(&["sometimes"], Some("a setting"))],
             never: vec![never],
             alone: vec![alone],
@@ -201,6 +286,18 @@ mod tests {
             .map(|(attempt, condition, outcome)| Verdict { attempt: attempt.into(), condition, outcome })
             .collect();
         known().deviations(&verdicts).len()
+    }
+
+    fn sealed(phase: Phase) -> Condition {
+        Condition::complete(Mode::Sealed, phase)
+    }
+
+    fn without(layer: Layer) -> Condition {
+        Condition::without(Mode::Sealed, Part::Layer(layer))
+    }
+
+    fn bare() -> Condition {
+        Condition::bare(Mode::Sealed)
     }
 
     fn yes() -> Outcome {
@@ -222,23 +319,38 @@ mod tests {
     #[test]
     fn nothing_succeeds_with_every_layer() {
         for phase in Phase::ALL {
-            assert_eq!(complaints(&[("any", Condition::complete(phase), no())]), 0);
-            assert_eq!(complaints(&[("single", Condition::complete(phase), yes())]), 1);
+            assert_eq!(complaints(&[("any", sealed(phase), no())]), 0);
+            assert_eq!(complaints(&[("single", sealed(phase), yes())]), 1);
         }
-        assert_eq!(complaints(&[("any", Condition::complete(Phase::Run), Outcome::Undecided("x".into()))]), 1);
+        assert_eq!(complaints(&[("any", sealed(Phase::Run), Outcome::Undecided("x".into()))]), 1);
     }
 
     #[test]
     fn what_one_layer_stops_is_on_the_list_and_nothing_else() {
-        let seccomp = || Condition::without(Layer::Seccomp);
+        let seccomp = || without(Layer::Seccomp);
         assert_eq!(complaints(&[("single", seccomp(), yes()), ("other", seccomp(), no())]), 0);
         assert_eq!(complaints(&[("other", seccomp(), yes())]), 1);
         assert_eq!(complaints(&[("single", seccomp(), no())]), 1);
-        assert_eq!(complaints(&[("single", Condition::without(Layer::Uid), yes())]), 1);
+        assert_eq!(complaints(&[("single", without(Layer::Uid), yes())]), 1);
         // What depends on the host, or can't be had there at all.
         assert_eq!(complaints(&[("sometimes", seccomp(), no()), ("sometimes", seccomp(), yes())]), 0);
         let absent = Outcome::Absent("ENOSYS".into());
-        assert_eq!(complaints(&[("single", seccomp(), no()), ("single", Condition::bare(), absent)]), 0);
+        assert_eq!(complaints(&[("single", seccomp(), no()), ("single", bare(), absent)]), 0);
+    }
+
+    #[test]
+    fn what_is_given_up_is_given_up_in_that_mode_and_until_then() {
+        let complete = |phase| Condition::complete(Mode::Compatible, phase);
+        assert_eq!(complaints(&[("always", complete(Phase::Launch), yes()), ("given", Condition::plain(), yes())]), 0);
+        assert_eq!(complaints(&[("always", complete(Phase::Run), yes())]), 1);
+        assert_eq!(complaints(&[("always", sealed(Phase::Launch), yes())]), 1);
+        assert_eq!(complaints(&[("given", complete(Phase::Launch), yes())]), 1);
+        assert_eq!(complaints(&[("always", complete(Phase::Launch), no())]), 1);
+        assert_eq!(complaints(&[("always", Condition::injected(Mode::Compatible, Phase::Run), yes())]), 1);
+        assert_eq!(complaints(&[("other", Condition::injected(Mode::Sealed, Phase::Vcpu), yes())]), 1);
+        // Also when something is taken away.
+        let namespaces = Condition::without(Mode::Compatible, Part::Layer(Layer::Namespaces));
+        assert_eq!(complaints(&[("always", namespaces, yes())]), 0);
     }
 
     #[test]
@@ -255,8 +367,8 @@ mod tests {
 
     #[test]
     fn attempts_succeed_in_a_bare_jail() {
-        assert_eq!(complaints(&[("any", Condition::bare(), yes()), ("never", Condition::bare(), no())]), 0);
-        assert_eq!(complaints(&[("any", Condition::bare(), no()), ("sometimes", Condition::bare(), no())]), 1);
-        assert_eq!(complaints(&[("never", Condition::bare(), yes())]), 1);
+        assert_eq!(complaints(&[("any", bare(), yes()), ("never", bare(), no())]), 0);
+        assert_eq!(complaints(&[("any", bare(), no()), ("sometimes", bare(), no())]), 1);
+        assert_eq!(complaints(&[("never", bare(), yes())]), 1);
     }
 }

@@ -7,9 +7,13 @@
 //!                                                               └─ verdict, also from what became of the targets
 //! ```
 //!
+//! There are two modes of jails, and two ways into each: as the program that the jailer executes, or by taking over a thread of the
+//! unmodified vmm, which runs a guest and has all its filters. For the latter the prisoner's program is loaded into the vmm by
+//! ptrace(2), as code of an attacker would be, so that attempts are the same (`takeover`).
+//!
 //! A jail lasts for one attempt, because filters end most of them by killing, and so that no attempt finds what another one left.
-//! [`Condition`] says what the jail is like: complete, in one of the phases of a vmm, without one layer, with one layer alone, or
-//! [bare](Condition::bare).
+//! [`Condition`] says what the jail is like: complete, in one of the phases of a vmm, without one layer or namespace, with one layer
+//! alone, or [bare](Condition::bare).
 //! An attempt that does not succeed in a bare jail shows nothing when it fails in a complete one. [`Known`] is what the project
 //! knows: which attempts only one layer stops and which nothing needs to stop, each with the reason, and some that each layer
 //! stops by itself, so that none can go missing behind the others; [`Known::deviations`] compares.
@@ -20,15 +24,22 @@
 #![forbid(unsafe_code)]
 
 mod cell;
+mod compatible;
 mod error;
+mod guest;
 mod known;
+mod machine;
+mod program;
+mod storms;
 mod suite;
 mod table;
+mod takeover;
 mod targets;
 mod verdict;
 
 pub use error::AttackError;
 pub use known::{Deviation, Known};
+pub use storms::{Forecast, Weather};
 pub use suite::{Progress, Suite};
 pub use table::{Matrix, Summary};
-pub use verdict::{Condition, Outcome, Verdict};
+pub use verdict::{Condition, Entry, Mode, Outcome, Part, Verdict};

@@ -1,21 +1,33 @@
 //! Runs attempts, each in a jail of its own, several at once.
 
 use std::fs::File;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
+use stockade_jailer::plan::{Limits, Tracing};
 use stockade_jailer::warden::ProcessEnd;
-use stockade_prisoner::{ATTEMPT, Description, LIST, Report};
+use stockade_prisoner::compatible::STREAM;
+use stockade_prisoner::{ATTEMPT, COMPATIBLE, Description, Group, LIST, Report};
 use stockade_supervisor::installation::Installation;
 
-use crate::cell::{Blueprint, Cell, Remains, path_of};
+use crate::cell::{Blueprint, Cell, LIMITS, LIMITS_OF_OTHERS, Remains, path_of};
+use crate::compatible::{self, Jail, Site};
 use crate::error::{AttackError, Step};
+use crate::machine;
+use crate::program::Program;
 use crate::targets::Targets;
-use crate::verdict::{Condition, Outcome, Verdict};
+use crate::verdict::{Condition, Entry, Mode, Outcome, Verdict};
+
+/// Names of programs where an operator would have them.
+const PRISONER: &str = "stockade-prisoner";
+const IMAGE: &str = "image";
+/// Where jails of compatible mode are.
+const JAILS: &str = "jails";
+const VMM: &str = "stockade-vmm";
 
 /// How signals are numbered that end a prisoner rightly: a filter's, and that of a control group without memory.
 const SIGSYS: i32 = 31;
@@ -30,6 +42,12 @@ pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Sync);
 pub struct Suite {
     jailer: File,
     prisoner: File,
+    vmm: File,
+    /// The prisoner as it is loaded into a vmm.
+    program: Program,
+    /// Programs and jails of compatible mode, which takes paths.
+    folder: tempfile::TempDir,
+    network: File,
     prefix: String,
     attempts: Vec<Description>,
     jails: AtomicU32,
@@ -48,16 +66,37 @@ impl Suite {
             return Err(AttackError::NotRoot);
         }
         let (jailer, prisoner) = (installation.open_jailer()?, installation.open_prisoner()?);
+        let vmm = installation.open_vmm()?;
         let listed =
             Command::new(path_of(&prisoner)).arg(LIST).env_clear().output().step("execute stockade-prisoner")?;
         let attempts = serde_json::from_slice(&listed.stdout).map_err(AttackError::List)?;
+        let file = std::fs::read(path_of(&prisoner)).step("read stockade-prisoner")?;
+        let program = Program::parse(file).ok_or(AttackError::Takeover("stockade-prisoner is no static program"))?;
+        let folder = tempfile::Builder::new().prefix(&format!("{prefix}-")).tempdir().step("make a folder")?;
+        compatible::install(&path_of(&prisoner), folder.path(), PRISONER)?;
+        compatible::install(&path_of(&prisoner), folder.path(), IMAGE)?;
+        compatible::install(&path_of(&vmm), folder.path(), VMM)?;
+        let network = compatible::empty_network()?;
+        let jails = AtomicU32::new(0);
         allow_descriptors();
-        Ok(Self { jailer, prisoner, prefix: prefix.to_owned(), attempts, jails: AtomicU32::new(0) })
+        Ok(Self { jailer, prisoner, vmm, program, folder, network, prefix: prefix.to_owned(), attempts, jails })
     }
 
     /// The attempts.
     pub fn attempts(&self) -> &[Description] {
         &self.attempts
+    }
+
+    /// Whether the host can run the guests of vmms whose threads are taken over.
+    pub fn has_machines(&self) -> bool {
+        File::options().read(true).write(true).open("/dev/kvm").is_ok()
+    }
+
+    /// Every jail of this mode that nothing is taken away of.
+    pub fn conditions(&self, mode: Mode) -> Vec<Condition> {
+        let threads = if self.has_machines() { Condition::every_thread(mode) } else { Vec::new() };
+        let plain = (mode == Mode::Compatible).then(Condition::plain);
+        Condition::every_phase(mode).into_iter().chain(threads).chain(plain).collect()
     }
 
     /// Makes every attempt in every one of these jails. The verdicts are in the order of conditions, then attempts.
@@ -128,15 +167,15 @@ impl Suite {
         Ok(verdicts)
     }
 
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         format!("{}-{}", self.prefix, self.jails.fetch_add(1, Ordering::Relaxed))
     }
 
-    fn jailer(&self) -> PathBuf {
+    pub(crate) fn jailer(&self) -> PathBuf {
         path_of(&self.jailer)
     }
 
-    fn prisoner(&self) -> PathBuf {
+    pub(crate) fn prisoner(&self) -> PathBuf {
         path_of(&self.prisoner)
     }
 }
@@ -169,12 +208,11 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     fn attempt(&mut self, attempt: &Description, condition: &Condition) -> Result<Outcome, AttackError> {
-        let (jailer, prisoner) = (self.suite.jailer(), self.suite.prisoner());
         let mut targets = match self.targets.take() {
             Some(targets) => targets,
-            None => Targets::make(&self.suite.name(), &jailer, &prisoner)?,
+            None => Targets::make(&self.suite.name(), &self.suite.jailer(), &self.suite.prisoner())?,
         };
-        let (remains, _peer) = self.run(&targets, attempt, condition, &jailer, &prisoner)?;
+        let remains = self.run(&mut targets, attempt, condition)?;
         let harm = targets.harm()?;
         if harm.is_none() {
             self.targets = Some(targets);
@@ -182,26 +220,132 @@ impl Worker<'_> {
         Ok(judge(&remains, harm))
     }
 
-    fn run(
+    /// Makes an attempt, and says what is left of its jail.
+    fn run(&self, targets: &mut Targets, attempt: &Description, condition: &Condition) -> Result<Remains, AttackError> {
+        match (condition.mode, condition.entry) {
+            (Mode::Sealed, Entry::Program) => self.in_sealed_jail(targets, attempt, condition),
+            (Mode::Sealed, Entry::Thread) => self.in_sealed_vmm(targets, attempt, condition),
+            (Mode::Compatible, entry) => self.in_compatible_jail(targets, attempt, condition, entry),
+        }
+    }
+
+    fn in_sealed_jail(
         &self,
         targets: &Targets,
         attempt: &Description,
         condition: &Condition,
-        jailer: &Path,
-        prisoner: &Path,
-    ) -> Result<(Remains, UnixStream), AttackError> {
-        let (descriptors, peer) = targets.descriptors()?;
-        let said = serde_json::to_string(targets.said()).map_err(std::io::Error::from).step("say what to attack")?;
+    ) -> Result<Remains, AttackError> {
+        let (descriptors, _peer) = targets.descriptors()?;
         let cell = Cell::build(Blueprint {
             name: &self.suite.name(),
-            jailer,
-            prisoner,
-            arguments: vec![ATTEMPT.to_owned(), attempt.name.clone(), condition.phase.name().to_owned(), said],
-            without: condition.without.clone(),
+            jailer: &self.suite.jailer(),
+            program: &self.suite.prisoner(),
+            arguments: words(ATTEMPT, attempt, condition, targets)?,
+            limits: limits(attempt).clone(),
+            without: condition.layers(),
+            shared_namespaces: condition.namespaces(),
+            tracing: Tracing::Warden,
             descriptors,
         })?;
-        Ok((cell.ended()?, peer))
+        cell.ended()
     }
+
+    fn in_sealed_vmm(
+        &self,
+        targets: &mut Targets,
+        attempt: &Description,
+        condition: &Condition,
+    ) -> Result<Remains, AttackError> {
+        let (mut descriptors, _peer) = targets.descriptors()?;
+        let name = self.suite.name();
+        let (arguments, more) = machine::sealed_vmm(&name)?;
+        descriptors.extend(more);
+        let cell = Cell::build(Blueprint {
+            name: &name,
+            jailer: &self.suite.jailer(),
+            program: &path_of(&self.suite.vmm),
+            arguments,
+            limits: limits(attempt).clone(),
+            without: condition.layers(),
+            shared_namespaces: condition.namespaces(),
+            tracing: Tracing::Another,
+            descriptors,
+        })?;
+        machine::await_guest(&cell)?;
+        targets.allow_use_of_disk()?;
+        let program = &self.suite.program;
+        let seen = machine::attack(
+            cell.pid(),
+            condition.phase,
+            program,
+            &attempt.name,
+            targets,
+            &targets.folder().join("image"),
+        )?;
+        Ok(seen.in_jail(cell.ended()?))
+    }
+
+    fn in_compatible_jail(
+        &self,
+        targets: &Targets,
+        attempt: &Description,
+        condition: &Condition,
+        entry: Entry,
+    ) -> Result<Remains, AttackError> {
+        let suite = self.suite;
+        let (name, folder) = (suite.name(), suite.folder.path());
+        let (base, image) = (folder.join(JAILS), folder.join(IMAGE));
+        let program = folder.join(if entry == Entry::Thread { VMM } else { PRISONER });
+        let site = Site::prepare(&base, &program, &name, condition)?;
+        site.disks(&image)?;
+        let listener = UnixListener::bind(site.root().join(STREAM)).step("listen for a prisoner")?;
+        site.give(&site.root().join(STREAM))?;
+        let arguments = match entry {
+            Entry::Program => words(COMPATIBLE, attempt, condition, targets)?,
+            Entry::Thread => machine::compatible_vmm(&site)?,
+        };
+        let mut jail = Jail::build(
+            site,
+            &compatible::Blueprint {
+                name: &name,
+                jailer: &suite.jailer(),
+                keeper: &suite.prisoner(),
+                base: &base,
+                program: &program,
+                arguments,
+                limits: limits(attempt),
+                network: &path_of(&suite.network),
+                condition,
+            },
+        )?;
+        if entry == Entry::Thread {
+            machine::await_guest_of(&mut jail)?;
+            let pid = jail.pid()?;
+            let seen = machine::attack(pid, condition.phase, &suite.program, &attempt.name, targets, &image)?;
+            return Ok(seen.in_jail(jail.ended(pid)?));
+        }
+        listener.set_nonblocking(true).step("listen for a prisoner")?;
+        let (peer, _) = jail.wait_for(|_| listener.accept().ok())?;
+        targets.betray(&peer)?;
+        let pid = jail.pid()?;
+        jail.ended(pid)
+    }
+}
+
+/// What a prisoner hears.
+fn words(
+    mode: &str,
+    attempt: &Description,
+    condition: &Condition,
+    targets: &Targets,
+) -> Result<Vec<String>, AttackError> {
+    let said = serde_json::to_string(targets.said()).map_err(std::io::Error::from).step("say what to attack")?;
+    Ok(vec![mode.to_owned(), attempt.name.clone(), condition.phase.name().to_owned(), said])
+}
+
+/// Little processor time only for those who want much.
+fn limits(attempt: &Description) -> &'static Limits {
+    if attempt.group == Group::Resources { &LIMITS } else { &LIMITS_OF_OTHERS }
 }
 
 /// What came of an attempt, from what is left of its jail and of its targets.

@@ -15,9 +15,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use stockade_jailer::plan::Tracing;
 use stockade_prisoner::{DISK_BYTES, FORGET, MARKER, NEIGHBOUR, Neighbour, VICTIM, descriptor};
 
-use crate::cell::{Blueprint, Cell};
+use crate::cell::{Blueprint, Cell, LIMITS_OF_OTHERS};
 use crate::error::{AttackError, Step};
 
 /// How long a victim and a neighbour may take to start.
@@ -86,11 +87,31 @@ impl Targets {
         &self.said
     }
 
+    /// Where its files are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What was done to the disk up to now is what a vmm does with a disk.
+    pub(crate) fn allow_use_of_disk(&mut self) -> Result<(), AttackError> {
+        let seen = look_around(self.folder.path()).step("look at files")?;
+        let path = self.folder.path().join("disk");
+        if let Some(disk) = seen.get(&path) {
+            self.before.insert(path, *disk);
+        }
+        Ok(())
+    }
+
+    /// Sends a descriptor of the folder with its files.
+    pub(crate) fn betray(&self, socket: &UnixStream) -> Result<(), AttackError> {
+        let folder = File::open(self.folder.path()).step("open a folder")?;
+        send_descriptor(socket, &folder).step("send a descriptor")
+    }
+
     /// What a prisoner inherits of it, and the other end of its socket.
     pub(crate) fn descriptors(&self) -> Result<(Vec<(i32, OwnedFd)>, UnixStream), AttackError> {
         let (theirs, ours) = UnixStream::pair().step("make a socket")?;
-        let folder = File::open(self.folder.path()).step("open a folder")?;
-        send_descriptor(&ours, &folder).step("send a descriptor")?;
+        self.betray(&ours)?;
         let disk = File::options().read(true).write(true).open(self.folder.path().join("disk")).step("open a file")?;
         let mut descriptors = vec![
             (descriptor::IMAGE, File::open(self.folder.path().join("image")).step("open a file")?.into()),
@@ -263,9 +284,13 @@ impl Next {
         let cell = Cell::build(Blueprint {
             name,
             jailer,
-            prisoner,
+            program: prisoner,
             arguments: vec![NEIGHBOUR.to_owned()],
+            limits: LIMITS_OF_OTHERS,
             without: Vec::new(),
+            shared_namespaces: Vec::new(),
+            // Or nobody else could trace it, whatever the jail, and an attempt that fails would show nothing.
+            tracing: Tracing::Another,
             descriptors: vec![(descriptor::STREAM, theirs.into())],
         })?;
         let path = cell.run_directory().join("api.sock");

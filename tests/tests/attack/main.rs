@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
-use stockade_attack::{Condition, Known, Matrix, Suite, Verdict};
+use stockade_attack::{Condition, Known, Matrix, Mode, Suite, Verdict};
+use stockade_prisoner::{PIECES, Storm};
 use stockade_supervisor::installation::Installation;
 use stockade_tests::{Need, Scratch, distribution, program, test};
 
@@ -32,13 +33,30 @@ fn doctor(scratch: &Scratch, binaries: &Path) -> (Output, Value) {
 fn nothing_succeeds_with_every_layer_on() {
     test(NEEDS, |scratch| {
         let (output, json) = doctor(scratch, &distribution());
-        let verdicts: Vec<Verdict> = serde_json::from_value(json["verdicts"].clone()).unwrap();
-        let attempts = json["attempts"].as_array().unwrap().len();
+        let verdicts: Vec<Verdict> =
+            serde_json::from_value(json["verdicts"].clone()).unwrap_or_else(|_| panic!("{output:?}"));
+        let suite = Suite::open(&Installation::at(distribution()), &scratch.vm_name()).unwrap();
+        let attempts = suite.attempts().len();
         assert!(attempts >= 120, "{attempts}");
-        assert_eq!(verdicts.len(), attempts * Condition::every_phase().len());
+        // In both modes, in each phase, and where there is KVM in each thread of a real vmm.
+        let conditions = Mode::ALL.map(|mode| suite.conditions(mode));
+        assert!(conditions.iter().all(|of_mode| of_mode.len() >= 5));
+        assert_eq!(verdicts.len(), attempts * conditions.concat().len());
         expect_known(&verdicts);
+        expect_fair(&json);
         assert_eq!(output.status.code(), Some(0), "{output:?}");
     });
+}
+
+/// Every storm was stopped by a limit, and host and neighbour went on beside it.
+fn expect_fair(json: &Value) {
+    let storms = json["storms"].as_array().unwrap();
+    assert_eq!(storms.len(), Storm::ALL.len());
+    for storm in storms {
+        assert!(storm["stopped_by"].is_string(), "nothing stops it: {storm}");
+        assert_eq!(storm["pieces"], PIECES, "a neighbour does not get done: {storm}");
+        assert_eq!(storm["programs"][0], storm["programs"][1], "the host can't start programs: {storm}");
+    }
 }
 
 #[test]
@@ -66,13 +84,26 @@ fn what_only_one_layer_stops_is_known() {
         let known = Known::read().unwrap();
         assert_eq!(known.strangers(suite.attempts()), [""; 0]);
         let before = shared_memory();
-        let mut conditions = Condition::every_layer();
-        conditions.push(Condition::bare());
+        let mut conditions = Condition::every_part(Mode::Sealed);
+        conditions.push(Condition::bare(Mode::Sealed));
         let verdicts = suite.run(&conditions, &|_, _| ()).unwrap();
-        println!("{}", Matrix::new(suite.attempts(), &verdicts, &known));
+        println!("{}", Matrix::new(Mode::Sealed, suite.attempts(), &verdicts, &known));
         expect_known(&verdicts);
         // Also by victims that an attempt has ended.
         assert_eq!(shared_memory(), before);
+    });
+}
+
+/// Those on the list, which shows that a jail without that part is one: `stockade doctor --attack --matrix` makes all others.
+#[test]
+fn what_only_one_layer_of_compatible_mode_stops_succeeds_without_it() {
+    test(NEEDS, |scratch| {
+        let suite = Suite::open(&Installation::at(distribution()), &scratch.vm_name()).unwrap();
+        let known = Known::read().unwrap();
+        let selection = known.single(Mode::Compatible);
+        let verdicts = suite.run_selected(&selection, &|_, _| ()).unwrap();
+        assert!(!selection.is_empty() && verdicts.len() == selection.len());
+        expect_known(&verdicts);
     });
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use stockade_attack::Mode;
 use stockade_jailer::plan::Layer;
 use stockade_supervisor::request::{
     CopyIn, CopyOut, Cpus, EnvironmentEntry, InvalidValue, MemorySize, RootImage, VmName, parse_layer,
@@ -128,9 +129,13 @@ pub struct DoctorArguments {
     #[arg(long, required = true)]
     pub attack: bool,
 
-    /// Make them once more with each single layer taken away, and show what only one layer stops
+    /// Make them once more with each single layer and namespace taken away, and show what only one of them stops
     #[arg(long)]
     pub matrix: bool,
+
+    /// In sealed jails, or in those that take the place of Firecracker's; in both if not given
+    #[arg(long, value_name = "sealed|compatible", value_parser = mode)]
+    pub mode: Option<Mode>,
 
     /// Print attempts and verdicts as JSON
     #[arg(long)]
@@ -143,6 +148,11 @@ pub struct DoctorArguments {
     /// Folder with stockade-jailer and stockade-prisoner; the one that stockade itself is in, or /usr/lib/stockade
     #[arg(long, value_name = "DIRECTORY", env = "STOCKADE_BINARIES", hide_env_values = true)]
     pub binaries: Option<PathBuf>,
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    let named = Mode::ALL.into_iter().find(|mode| mode.name() == text);
+    named.ok_or_else(|| "give sealed or compatible".to_owned())
 }
 
 /// Options of `stockade create`.

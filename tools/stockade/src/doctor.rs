@@ -4,8 +4,9 @@ use std::io::{self, Write};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use stockade_attack::{AttackError, Condition, Deviation, Known, Matrix, Suite, Summary, Verdict};
-use stockade_confinement::Layer;
+use stockade_attack::{
+    AttackError, Condition, Deviation, Forecast, Known, Matrix, Mode, Part, Suite, Summary, Verdict, Weather,
+};
 use stockade_supervisor::installation::{Installation, InstallationError};
 use stockade_supervisor::run::Outcome;
 use stockade_supervisor::text::chain;
@@ -29,10 +30,11 @@ enum DoctorError {
     Write(#[from] io::Error),
 }
 
-/// What `--json` prints of the matrix: an attempt that only this layer stops.
+/// What `--json` prints of the matrix: an attempt that only this part of a jail stops.
 #[derive(Serialize)]
 struct SucceededWithout<'a> {
-    layer: Layer,
+    mode: Mode,
+    part: Part,
     attempt: &'a str,
 }
 
@@ -48,16 +50,16 @@ pub fn execute(arguments: &DoctorArguments) -> u8 {
     }
 }
 
-/// Returns how many attempts succeeded with every layer on.
+/// Returns how many attempts succeeded with every layer on, though they should not, and how many storms did harm.
 fn attack(arguments: &DoctorArguments) -> Result<usize, DoctorError> {
     let installation = arguments.binaries.clone().map_or_else(Installation::find, |path| Ok(Installation::at(path)))?;
     let known = Known::read().map_err(DoctorError::Known)?;
     let name = arguments.name.as_ref().map_or_else(|| format!("doctor-{}", std::process::id()), ToString::to_string);
     let suite = Suite::open(&installation, &name)?;
-    let mut conditions = Condition::every_phase();
-    if arguments.matrix {
-        conditions.extend(Condition::every_layer());
-    }
+    let modes: Vec<_> = arguments.mode.map_or_else(|| Mode::ALL.to_vec(), |mode| vec![mode]);
+    let conditions: Vec<_> = modes.iter().flat_map(|mode| suite.conditions(*mode)).collect();
+    let matrix = modes.iter().flat_map(|mode| Condition::every_part(*mode)).filter(|_| arguments.matrix);
+    let conditions: Vec<_> = conditions.into_iter().chain(matrix).collect();
     let bar = ProgressBar::new(0).with_message("attempts");
     if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos} of {len} {msg}") {
         bar.set_style(style);
@@ -68,28 +70,48 @@ fn attack(arguments: &DoctorArguments) -> Result<usize, DoctorError> {
     });
     bar.finish_and_clear();
     let verdicts = verdicts?;
+    let weather = suite.storms()?;
     let mut output = io::stdout().lock();
+    let of_mode = |mode: &Mode| Summary::new(*mode, suite.attempts(), &verdicts, &known);
     if arguments.json {
-        writeln!(output, "{}", json(&suite, &verdicts, &known)?)?;
+        writeln!(output, "{}", json(&suite, &modes, &verdicts, &weather, &known)?)?;
     } else {
-        write!(output, "{}", Summary::new(suite.attempts(), &verdicts))?;
+        for mode in &modes {
+            writeln!(output, "{}", of_mode(mode))?;
+            if arguments.matrix {
+                writeln!(output, "{}", Matrix::new(*mode, suite.attempts(), &verdicts, &known))?;
+            }
+        }
+        writeln!(output, "{}", Forecast(&weather))?;
+        if !suite.has_machines() {
+            writeln!(output, "No thread of a vmm was taken over: this host has no /dev/kvm.")?;
+        }
         if arguments.matrix {
-            write!(output, "\n{}", Matrix::new(suite.attempts(), &verdicts, &known))?;
             write_unknown(&mut output, &known.deviations(&verdicts))?;
         }
     }
     output.flush()?;
-    Ok(Summary::new(suite.attempts(), &verdicts).failures().count())
+    let foul = weather.iter().filter(|weather| !weather.is_fair()).count();
+    Ok(modes.iter().map(|mode| of_mode(mode).failures().count()).sum::<usize>() + foul)
 }
 
-fn json(suite: &Suite, verdicts: &[Verdict], known: &Known) -> Result<String, DoctorError> {
-    let single = Matrix::new(suite.attempts(), verdicts, known).single();
-    let single: Vec<_> =
-        single.iter().map(|(attempt, layer)| SucceededWithout { layer: *layer, attempt: &attempt.name }).collect();
+fn json(
+    suite: &Suite,
+    modes: &[Mode],
+    verdicts: &[Verdict],
+    weather: &[Weather],
+    known: &Known,
+) -> Result<String, DoctorError> {
+    let single = |mode: &Mode| {
+        let mode = *mode;
+        let single = Matrix::new(mode, suite.attempts(), verdicts, known).single();
+        single.into_iter().map(move |(attempt, part)| SucceededWithout { mode, part, attempt: &attempt.name })
+    };
     let report = serde_json::json!({
         "attempts": suite.attempts(),
         "verdicts": verdicts,
-        "succeeded_without": single,
+        "storms": weather,
+        "succeeded_without": modes.iter().flat_map(single).collect::<Vec<_>>(),
     });
     Ok(serde_json::to_string_pretty(&report).map_err(io::Error::from)?)
 }

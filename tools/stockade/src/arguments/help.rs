@@ -164,7 +164,7 @@ Exit code:
 
 A hostile program takes the vmm's place in jails that are made for that, one for each attempt. It is after files,
 processes, sockets and a virtual machine that are made for it as well; nothing else of the host is touched. It takes
-root, and about half a minute, with --matrix a minute more.
+root, and about two minutes, with --matrix three more.
 
 With --matrix, jails lack one layer each, so the program has more rights there than any vmm ever has.
 
