@@ -17,7 +17,8 @@
 //! | `write` | waking the runtime through its eventfd |
 //! | `brk`, `mmap`, `mremap`, `munmap`, `madvise` | memory, as the allocator sees fit |
 //!
-//! Programs with debug assertions add `fcntl` of `F_GETFD` before each `close`. The clock is read without a system call,
+//! In a thread that is not the process's first, the allocator uses `mprotect` (never with `PROT_EXEC`) in the place of
+//! `brk`. Programs with debug assertions add `fcntl` of `F_GETFD` before each `close`. The clock is read without a system call,
 //! unless the host has no vDSO clock: then there is `clock_gettime`.
 //!
 //! # Bounds

@@ -190,7 +190,7 @@ pub(crate) static OPERATIONS: &[Operation] = &[
         parameters: &[],
         input: Input::None,
         output: Output::Done,
-        failures: &[ErrorCode::InvalidConfiguration, ErrorCode::FileNotUsable],
+        failures: &[ErrorCode::InvalidConfiguration, ErrorCode::FileNotUsable, ErrorCode::Exists],
         task: |_| Ok(Task::Ask(Request::Reload)),
     },
     Operation {
@@ -202,7 +202,12 @@ pub(crate) static OPERATIONS: &[Operation] = &[
         parameters: &[],
         input: Input::Required(Shape::of::<Load>()),
         output: Output::Done,
-        failures: &[ErrorCode::InvalidConfiguration, ErrorCode::FileNotUsable, ErrorCode::InvalidValue],
+        failures: &[
+            ErrorCode::InvalidConfiguration,
+            ErrorCode::FileNotUsable,
+            ErrorCode::InvalidValue,
+            ErrorCode::Exists,
+        ],
         task: |call| Ok(Task::Ask(Request::Load { path: call.body::<Load>()?.path })),
     },
     Operation {

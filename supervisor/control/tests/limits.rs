@@ -81,6 +81,22 @@ fn a_client_that_reads_nothing_is_given_up() {
     drop(greedy);
 }
 
+#[test]
+fn a_server_that_stops_still_gives_the_answers_that_are_under_way() {
+    let guest_life = Some(Duration::from_millis(500));
+    let daemon = Daemon::with(Settings { guest_life, configured: vec![("web".into(), 0)], ..Settings::default() });
+    daemon.post("/v1/vms/web/start", "");
+    let idle = daemon.connect();
+    let mut waiting = daemon.connect();
+    waiting.write_all(b"POST /v1/vms/web/wait HTTP/1.1\r\n\r\n").unwrap();
+    // The server has taken up both when it has answered the later one.
+    daemon.get("/v1/version");
+    drop(daemon);
+    let reply = Reply::parse(&read_all(waiting));
+    assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
+    assert_eq!(read_all(idle), b"");
+}
+
 /// Counts requests that have been dropped before they were answered.
 struct Waiting {
     asked: Cell<usize>,
