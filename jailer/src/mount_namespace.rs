@@ -1,8 +1,9 @@
 //! A mount namespace of one's own that is not a copy of the host's.
 //!
 //! unshare(2) copies every mount of the host, and what was copied has to be taken away again: with 300 mounts that is most of
-//! the time of a jailer. So the first jailer since the host started makes that copy once, takes everything away from it but an empty,
-//! read-only root, and leaves it to the next ones as [`FILE`]: whoever enters that namespace before unshare(2) copies one mount.
+//! the time of a jailer. So the first jail of compatible mode since the host started makes that copy once, takes everything away
+//! from it but an empty, read-only root, and leaves it to the next ones as [`FILE`]: whoever enters that namespace before
+//! unshare(2) copies one mount. Sealed jails use what is there, and leave nothing.
 //!
 //! The file is a mount, in a folder that only root can enter; `umount -l` on the folder gives it up, and the next jailer makes
 //! another. Whatever stands in the way of one makes a jailer slower, never its jail weaker: it copies the host's mounts then, and
@@ -32,13 +33,20 @@ pub const FILE: &str = "/run/stockade/mounts/empty";
 const NAMESPACE: FsType = FsType(0x6e73_6673);
 const CONFINED: MsFlags = MsFlags::MS_NODEV.union(MsFlags::MS_NOSUID).union(MsFlags::MS_NOEXEC);
 
+/// Makes the empty namespace, if there is none that [`leave`] could use. Where there can't be one, jails take longer.
+pub(crate) fn prepare() {
+    if open().is_err() {
+        let _ = make();
+    }
+}
+
 /// Leaves the namespaces of `others`, and the mount namespace for one of one's own. What that has is an empty root, or whatever
 /// the host has. No path is worth anything then, and descriptors are as before.
 ///
 /// # Errors
 /// As unshare(2).
 pub(crate) fn leave(others: CloneFlags) -> io::Result<()> {
-    if let Ok(empty) = open().or_else(|_| make()) {
+    if let Ok(empty) = open() {
         // One that can't be entered is as good as none.
         let _ = setns(&empty, CloneFlags::CLONE_NEWNS);
     }
@@ -90,12 +98,12 @@ fn open() -> io::Result<File> {
 }
 
 /// Makes the namespace, unless somebody else does at the same time.
-fn make() -> io::Result<File> {
+fn make() -> io::Result<()> {
     let parent = Path::new(FOLDER).parent().unwrap_or(Path::new("/"));
     make_folder(parent, 0o755)?;
     let lock = Flock::lock(File::open(parent)?, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
-    if let Ok(made) = open() {
-        return Ok(made);
+    if open().is_ok() {
+        return Ok(());
     }
     make_folder(Path::new(FOLDER), 0o700)?;
     let none = None::<&str>;
@@ -107,8 +115,7 @@ fn make() -> io::Result<File> {
         File::create(FILE)?;
         let made = empty()?;
         let source = format!("/proc/self/fd/{}", made.as_raw_fd());
-        mount(Some(source.as_str()), FILE, none, MsFlags::MS_BIND, none)?;
-        open()
+        Ok(mount(Some(source.as_str()), FILE, none, MsFlags::MS_BIND, none)?)
     });
     if bound.is_err() {
         let _ = umount2(FOLDER, MntFlags::MNT_DETACH);

@@ -152,7 +152,10 @@ impl<'a> Jail<'a, Filled> {
         let own = NAMESPACES.into_iter().filter(|(kind, _)| site.arguments.wants_namespace(*kind));
         let flags = own.map(|(_, flag)| flag).collect();
         let left = match site.wants(Layer::Root) {
-            true => mount_namespace::leave(flags),
+            true => {
+                mount_namespace::prepare();
+                mount_namespace::leave(flags)
+            }
             false => unshare(flags).map_err(io::Error::from),
         };
         left.layer(Layer::Namespaces, "make namespaces")?;
