@@ -20,6 +20,7 @@ mod pace;
 pub mod plan;
 mod ptrace;
 pub mod reports;
+pub mod role;
 pub mod sealed;
 pub mod supervisor;
 mod sys;

@@ -13,6 +13,8 @@ const MAX_LINE_BYTES: usize = 8 * 1024;
 const MAX_LINES_BYTES: usize = 64 * 1024;
 /// Most bytes of standard error that are kept.
 const MAX_DIAGNOSTICS_BYTES: usize = 2048;
+/// Most lines of it that are told.
+const MOST_LAST_WORDS: usize = 3;
 /// Bytes that are read at once.
 const CHUNK_BYTES: usize = 4096;
 
@@ -69,9 +71,11 @@ impl Reports {
         lines
     }
 
-    /// The end of standard error, on one line.
+    /// The last lines of standard error, as one.
     pub fn last_words(&self) -> String {
-        String::from_utf8_lossy(&self.last_words).trim().replace('\n', "; ")
+        let text = String::from_utf8_lossy(&self.last_words);
+        let lines: Vec<_> = text.trim().lines().collect();
+        lines.get(lines.len().saturating_sub(MOST_LAST_WORDS)..).unwrap_or_default().join("; ")
     }
 
     fn take_line(&mut self) -> Option<String> {

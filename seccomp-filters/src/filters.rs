@@ -18,5 +18,6 @@ pub(crate) const fn of(role: Role) -> &'static [sock_filter] {
         Role::Api => API,
         Role::Vcpu => VCPU,
         Role::Warden => WARDEN,
+        Role::Control => CONTROL,
     }
 }

@@ -66,11 +66,13 @@ pub enum Role {
     Vcpu,
     /// The warden.
     Warden,
+    /// The daemon's process that serves clients.
+    Control,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Launch,
         Self::LaunchCompatible,
         Self::VmmConfigureSealed,
@@ -80,6 +82,7 @@ impl Role {
         Self::Api,
         Self::Vcpu,
         Self::Warden,
+        Self::Control,
     ];
 
     /// Its name in `roles.json`.
@@ -94,6 +97,7 @@ impl Role {
             Self::Api => "api",
             Self::Vcpu => "vcpu",
             Self::Warden => "warden",
+            Self::Control => "control",
         }
     }
 

@@ -106,6 +106,7 @@ pub(crate) const fn of(role: Role) -> &'static [Rule] {
         Role::Api => table::API,
         Role::Vcpu => table::VCPU,
         Role::Warden => table::WARDEN,
+        Role::Control => table::CONTROL,
     }
 }
 

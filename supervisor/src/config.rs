@@ -22,6 +22,8 @@ pub mod descriptor {
     pub const ROOT: &str = "root";
     /// The writing end of a pipe that takes the guest's console.
     pub const CONSOLE: &str = "console";
+    /// What is typed at the guest's console.
+    pub const CONSOLE_INPUT: &str = "console_input";
     /// The writing end of a pipe that takes JSON lines (see [`stockade_vmm_api::event`]).
     pub const EVENTS: &str = "events";
     /// The configuration.

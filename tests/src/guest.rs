@@ -69,6 +69,8 @@ guests! {
     FLOOD = "flood";
     /// Says `ready`, and sends back what it receives on the console until the end of a line; then it resets.
     ECHO = "echo";
+    /// Says `obedient`, and powers off when control, alt and delete are pressed.
+    OBEDIENT = "obedient";
     /// Does what [`crate::puppet::Puppet`] says.
     PUPPET = "puppet";
 }

@@ -30,7 +30,7 @@ use stockade_vmm_api::rate_limiter as api;
 
 #[cfg(target_arch = "x86_64")]
 use self::x86_64::FixedDevices;
-use crate::descriptors::{Access, Descriptors, OpenError};
+use crate::descriptors::{Access, CONSOLE_INPUT, Descriptors, OpenError};
 use crate::resources::{OpenDrive, OpenVsock, Resources, block_access};
 
 /// A device that can't be had.
@@ -214,7 +214,7 @@ impl<'a> Board<'a> {
     }
 }
 
-/// Standard input and output, unless `serial_out_path` says otherwise. A closed one is as good as `/dev/null`, and a terminal
+/// Standard input and output, unless `serial_out_path` or a descriptor named `console_input` says otherwise. A closed one is as good as `/dev/null`, and a terminal
 /// is in raw mode while the guest runs.
 fn console(port: Arc<SerialPort>, resources: &Resources, descriptors: &Descriptors) -> Result<Console, BoardError> {
     let duplicate = |descriptor: std::os::fd::BorrowedFd<'_>| descriptor.try_clone_to_owned().ok();
@@ -222,9 +222,10 @@ fn console(port: Arc<SerialPort>, resources: &Resources, descriptors: &Descripto
         Some(path) => Some(File::into(descriptors.open(path, Access::Append)?)),
         None => duplicate(io::stdout().as_fd()),
     };
-    let input: Option<OwnedFd> = match &resources.serial.serial_out_path {
-        Some(_) => None,
-        None => duplicate(io::stdin().as_fd()),
+    let input: Option<OwnedFd> = match (descriptors.duplicate(CONSOLE_INPUT)?, &resources.serial.serial_out_path) {
+        (Some(input), _) => Some(input),
+        (None, Some(_)) => None,
+        (None, None) => duplicate(io::stdin().as_fd()),
     };
     let limiter = api::RateLimiter { bandwidth: resources.serial.rate_limiter, ops: None };
     let console = Console::new(port, output, input, rate_limiter(Some(limiter))?)?;

@@ -16,6 +16,8 @@ use crate::sys;
 pub const KVM: &str = "kvm";
 /// Name of the inherited descriptor that [events](crate::events) are written to.
 pub const EVENTS: &str = "events";
+/// What is typed at the console.
+pub const CONSOLE_INPUT: &str = "console_input";
 
 const PREFIX: &str = "fd:";
 

@@ -1,7 +1,20 @@
 //! The daemon, `stockaded`: keeps virtual machines that outlive it.
 //!
-//! [`table`] decides; it does nothing itself, and so can be tested whole.
+//! [`table`] decides, and does nothing itself, so that it can be tested whole. [`executor`] does what it wants done:
+//! [`machine`] is a task for each machine, [`store`] what the next daemon has to know, [`open`] how files of tenants are
+//! opened. [`roles`] is about the daemon's other processes, and [`control`] is one of them.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+pub mod arguments;
+pub mod control;
+pub mod daemon;
+pub mod executor;
+pub mod machine;
+pub mod open;
+pub mod paths;
+pub mod roles;
+pub mod store;
+mod sweep;
+mod sys;
 pub mod table;

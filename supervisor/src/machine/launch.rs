@@ -25,7 +25,7 @@ use crate::config::descriptor;
 use crate::request::{Cpus, MemorySize, VmName};
 
 /// Console output that is kept.
-const CONSOLE_RING_BYTES: u32 = 256 * 1024;
+pub(super) const CONSOLE_RING_BYTES: u32 = 256 * 1024;
 /// Threads of a vmm beside its vCPUs, its warden, and some that the kernel makes in its name.
 const PROCESSES_BESIDE_VCPUS: u32 = 16;
 /// Processor time of a vmm beside its vCPUs, in hundredths of a processor.
@@ -132,7 +132,7 @@ pub fn launch(blueprint: Blueprint) -> Result<(Machine, UnixStream), LaunchError
         console: inheritance.add(console.into()),
         run_directory: run_directory.path().to_owned(),
         console_ring_bytes: CONSOLE_RING_BYTES,
-        limits: limits(blueprint.cpus, blueprint.memory),
+        limits: limits(blueprint.cpus.get(), blueprint.memory.bytes()),
         without: blueprint.without,
         shared_namespaces: Vec::new(),
         tracing: Tracing::Warden,
@@ -155,7 +155,7 @@ pub fn launch(blueprint: Blueprint) -> Result<(Machine, UnixStream), LaunchError
 }
 
 /// Executes the jailer by its descriptor, so that it is the program that was checked, away from the caller's terminal.
-fn execute(
+pub(super) fn execute(
     program: &File,
     plan: RawFd,
     inheritance: Inheritance,
@@ -173,9 +173,8 @@ fn execute(
     tokio::process::Command::from(command).spawn().map_err(LaunchError::Execute)
 }
 
-fn limits(cpus: Cpus, memory: MemorySize) -> Limits {
-    let cpus = u32::from(cpus.get());
-    let guest = memory.bytes();
+pub(super) fn limits(cpus: u8, guest: u64) -> Limits {
+    let cpus = u32::from(cpus);
     Limits {
         memory_bytes: guest.saturating_add(guest / 8).saturating_add(BYTES_BESIDE_GUEST),
         processes: cpus.saturating_add(PROCESSES_BESIDE_VCPUS),
@@ -185,7 +184,7 @@ fn limits(cpus: Cpus, memory: MemorySize) -> Limits {
 
 /// Descriptors on their way to the jailer, and the numbers that they get there.
 #[derive(Default)]
-struct Inheritance {
+pub(super) struct Inheritance {
     mappings: Vec<FdMapping>,
 }
 
@@ -193,7 +192,7 @@ impl Inheritance {
     /// The first number after the standard streams.
     const FIRST: RawFd = 3;
 
-    fn add(&mut self, parent_fd: OwnedFd) -> RawFd {
+    pub(super) fn add(&mut self, parent_fd: OwnedFd) -> RawFd {
         let count = RawFd::try_from(self.mappings.len()).unwrap_or(RawFd::MAX);
         let child_fd = Self::FIRST.saturating_add(count);
         self.mappings.push(FdMapping { parent_fd, child_fd });
@@ -202,31 +201,31 @@ impl Inheritance {
 }
 
 /// The part of them that the vmm inherits, by name.
-struct VmmDescriptors<'a> {
-    inheritance: &'a mut Inheritance,
-    arguments: Vec<String>,
-    numbers: Vec<RawFd>,
+pub(super) struct VmmDescriptors<'a> {
+    pub(super) inheritance: &'a mut Inheritance,
+    pub(super) arguments: Vec<String>,
+    pub(super) numbers: Vec<RawFd>,
 }
 
 impl VmmDescriptors<'_> {
-    fn pass(&mut self, name: &str, descriptor: OwnedFd) {
+    pub(super) fn pass(&mut self, name: &str, descriptor: OwnedFd) {
         let number = self.inheritance.add(descriptor);
         self.numbers.push(number);
         self.arguments.extend(["--fd".to_owned(), format!("{name}={number}")]);
     }
 }
 
-fn listener(run_directory: &RunDirectory, name: &str) -> Result<OwnedFd, LaunchError> {
+pub(super) fn listener(run_directory: &RunDirectory, name: &str) -> Result<OwnedFd, LaunchError> {
     let listener = UnixListener::bind(run_directory.path().join(name)).map_err(prepare("sockets"))?;
     Ok(listener.into())
 }
 
-fn configuration_file(configuration: &ConfigFile) -> Result<OwnedFd, LaunchError> {
+pub(super) fn configuration_file(configuration: &ConfigFile) -> Result<OwnedFd, LaunchError> {
     let text = serde_json::to_vec(configuration).map_err(|error| prepare("configuration")(error.into()))?;
     sealed_file("stockade-config", &text).map_err(prepare("configuration"))
 }
 
-fn plan_file(plan: &Plan) -> Result<OwnedFd, LaunchError> {
+pub(super) fn plan_file(plan: &Plan) -> Result<OwnedFd, LaunchError> {
     let text = serde_json::to_vec(plan).map_err(|error| prepare("plan")(error.into()))?;
     sealed_file("stockade-plan", &text).map_err(prepare("plan"))
 }
@@ -240,6 +239,6 @@ fn sealed_file(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-fn prepare(object: &'static str) -> impl Fn(io::Error) -> LaunchError {
+pub(super) fn prepare(object: &'static str) -> impl Fn(io::Error) -> LaunchError {
     move |source| LaunchError::Prepare { object, source }
 }

@@ -5,12 +5,15 @@
 //! `Cleaned`. Whatever goes missing on the way (a vmm that says nothing before it dies, a warden that dies itself) still
 //! ends in a reason and in a machine that is gone.
 
+pub mod detached;
 mod diagnostics;
 mod events;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod launch;
+pub mod launch_detached;
 pub mod lease;
+pub mod request;
 pub mod run_directory;
 pub mod state;
 mod status;

@@ -33,6 +33,8 @@ pub enum RunDirectoryError {
 pub struct RunDirectory {
     path: PathBuf,
     folder: File,
+    /// Somebody else removes it.
+    given_up: bool,
 }
 
 impl RunDirectory {
@@ -47,7 +49,7 @@ impl RunDirectory {
         let own =
             || owner.map_or(Ok(()), |owner| chown(&path, Some(owner), Some(owner))).and_then(|()| File::open(&path));
         match own() {
-            Ok(folder) => Ok(Self { path, folder }),
+            Ok(folder) => Ok(Self { path, folder, given_up: false }),
             Err(source) => {
                 let _ = std::fs::remove_dir(&path);
                 Err(RunDirectoryError::Create { path, source })
@@ -63,6 +65,12 @@ impl RunDirectory {
     /// The folder itself, open.
     pub(super) fn folder(&self) -> &File {
         &self.folder
+    }
+
+    /// Leaves it to the machine's warden.
+    pub(super) fn give_up(mut self) -> PathBuf {
+        self.given_up = true;
+        self.path.clone()
     }
 
     /// Removes the machine's control groups, which its warden could not. Returns what could not be removed, in words.
@@ -84,7 +92,9 @@ impl RunDirectory {
 
 impl Drop for RunDirectory {
     fn drop(&mut self) {
-        let _ = self.remove_if_there();
+        if !self.given_up {
+            let _ = self.remove_if_there();
+        }
     }
 }
 

@@ -25,6 +25,8 @@ use super::lease::{LeaseError, UserIds};
 use super::run_directory::RunDirectory;
 use crate::request::VmName;
 
+/// The folder of root's machines.
+const ROOTS: &str = "/run/stockade";
 /// How often a folder is made that others sweep before it is locked.
 const ATTEMPTS: u32 = 16;
 
@@ -32,6 +34,8 @@ const ATTEMPTS: u32 = 16;
 #[derive(Debug, Clone)]
 pub struct State {
     directory: PathBuf,
+    /// The file whose bytes are locked for user ids: one for the host, whatever else is apart.
+    user_ids: PathBuf,
     authority: Authority,
 }
 
@@ -51,12 +55,17 @@ impl State {
     pub fn of_caller() -> Self {
         let user = geteuid();
         if user.is_root() {
-            return Self { directory: "/run/stockade".into(), authority: Authority::Root };
+            return Self::of_root(ROOTS.into());
         }
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
         let directory = runtime
             .map_or_else(|| format!("/tmp/stockade-{}", user.as_raw()).into(), |runtime| runtime.join("stockade"));
-        Self { directory, authority: Authority::User }
+        Self { user_ids: directory.join("uids"), directory, authority: Authority::User }
+    }
+
+    /// Root's, with its machines in this folder.
+    pub fn of_root(directory: PathBuf) -> Self {
+        Self { user_ids: Path::new(ROOTS).join("uids"), directory, authority: Authority::Root }
     }
 
     /// Whose rights jails are built with.
@@ -71,6 +80,7 @@ impl State {
     pub fn prepare(&self) -> Result<(), LeaseError> {
         match self.authority {
             Authority::Root => {
+                make_folder(Path::new(ROOTS), 0o755, Some(0))?;
                 make_folder(&self.directory, 0o755, Some(0))?;
                 // Wardens remove folders in it, each its own.
                 make_folder(&self.machines(), 0o1770, Some(WARDEN_GID))?;
@@ -127,7 +137,7 @@ impl State {
     }
 
     /// The parent of the machines' folders.
-    pub(crate) fn machines(&self) -> PathBuf {
+    pub fn machines(&self) -> PathBuf {
         self.directory.join("vms")
     }
 
@@ -137,7 +147,7 @@ impl State {
     }
 
     fn user_ids(&self) -> UserIds {
-        UserIds { locks: self.directory.join("uids") }
+        UserIds { locks: self.user_ids.clone() }
     }
 }
 
@@ -198,7 +208,7 @@ mod tests {
 
     fn state(authority: Authority) -> (tempfile::TempDir, State) {
         let folder = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o700)).tempdir().unwrap();
-        let state = State { directory: folder.path().to_owned(), authority };
+        let state = State { directory: folder.path().to_owned(), user_ids: folder.path().join("uids"), authority };
         std::fs::create_dir(state.machines()).unwrap();
         (folder, state)
     }

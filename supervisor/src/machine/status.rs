@@ -138,6 +138,11 @@ impl Status {
         self.refusal.is_some() || self.process_end.is_some() || self.left_behind.is_some() || self.warden_over
     }
 
+    /// Whether there ever was a jail, or an attempt at one.
+    pub(super) fn process_was_there(&self) -> bool {
+        self.confined_at_us.is_some() || self.refusal.is_some() || self.process_end.is_some()
+    }
+
     /// Why it is over. `diagnostics` is what jailer and vmm wrote to their standard error.
     pub(super) fn end(&self, diagnostics: &str) -> MachineEnd {
         let aside = if diagnostics.is_empty() { String::new() } else { format!(" ({diagnostics})") };

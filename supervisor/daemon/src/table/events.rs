@@ -12,8 +12,8 @@ use super::record::Record;
 
 /// Most events that are kept.
 const MOST_EVENTS: usize = 4096;
-/// Most events that are answered at once.
-const MOST_IN_A_PAGE: usize = 128;
+/// Most events that are answered at once, so that an answer fits in a frame between the daemon's processes.
+const MOST_IN_A_PAGE: usize = 48;
 
 /// The last events.
 #[derive(Debug)]

@@ -82,7 +82,7 @@ impl Table {
         if state == VmState::Stopping {
             let exit = match cause {
                 _ if forced && !matches!(cause, ExitCause::Reset | ExitCause::PowerOff) => {
-                    exit(ExitCause::Killed, format!("it was ended: {message}"))
+                    exit(ExitCause::Killed, "it was ended on request".to_owned())
                 }
                 // Guests that can't power off reset instead.
                 ExitCause::Reset => exit(ExitCause::PowerOff, message),

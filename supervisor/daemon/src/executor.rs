@@ -1,0 +1,277 @@
+//! Does what the table wants done, and tells it what came of it.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::time::{ClockId, clock_gettime};
+use stockade_api::{Answer, Error, ErrorCode, Verbosity, VmId};
+use stockade_config::host::RealHost;
+use stockade_config::{Config, Input as ConfigurationInput, Rejected};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::machine::{Order, Workshop, launch, take_over};
+use crate::store::StoreError;
+use crate::table::{Clock, Effect, Host, Input, MachineEvent, Record, RequestId, Table};
+
+/// Who gets answers.
+pub type Answers = Box<dyn FnMut(RequestId, Result<Answer, Error>)>;
+
+/// Performs effects.
+pub struct Executor {
+    table: Table,
+    workshop: Arc<Workshop>,
+    /// Which configuration is the daemon's own.
+    configuration: ConfigurationInput,
+    in_force: Config,
+    machines: HashMap<(VmId, u64), UnboundedSender<Order>>,
+    inputs: UnboundedSender<Input>,
+    queue: UnboundedReceiver<Input>,
+    answers: Answers,
+    /// Those whose record could not be saved: nothing is begun with them.
+    unsaved: HashSet<VmId>,
+}
+
+impl Executor {
+    /// Comes back to what the daemon before this one has left, with this configuration. To be called within a runtime.
+    ///
+    /// # Errors
+    /// What was kept can't be read.
+    pub fn new(
+        workshop: Workshop,
+        configuration: ConfigurationInput,
+        config: Config,
+        answers: Answers,
+    ) -> Result<Self, StoreError> {
+        let (ids, records) = (workshop.store.ids()?, workshop.store.records()?);
+        let (inputs, queue) = unbounded_channel();
+        let table = Table::new(config.clone(), host(), ids, records.clone(), clock());
+        let workshop = Arc::new(workshop);
+        let mut executor = Self {
+            table,
+            workshop,
+            configuration,
+            in_force: config.clone(),
+            machines: HashMap::new(),
+            inputs,
+            queue,
+            answers,
+            unsaved: HashSet::new(),
+        };
+        executor.recover(&records);
+        executor.handle(Input::Configured { config: Box::new(config), request: None });
+        executor.handle(Input::Recovered);
+        Ok(executor)
+    }
+
+    /// Where inputs are sent to.
+    pub fn inputs(&self) -> UnboundedSender<Input> {
+        self.inputs.clone()
+    }
+
+    /// How many virtual machines there are, and how many of them run.
+    pub fn count(&self) -> (usize, usize) {
+        (self.table.records().count(), self.machines.len())
+    }
+
+    /// Works until the daemon is to end.
+    pub async fn run(&mut self) {
+        loop {
+            let deadline = self.table.deadline_ms();
+            let wait = deadline.map(|deadline| Duration::from_millis(deadline.saturating_sub(clock().boot_ms)));
+            let time = async {
+                match wait {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let input = tokio::select! {
+                input = self.queue.recv() => input,
+                () = time => Some(Input::Time),
+            };
+            let Some(input) = input else { return };
+            if self.handle(input) == Next::End {
+                return;
+            }
+        }
+    }
+
+    /// Reads the daemon's own configuration again.
+    pub fn reload(&mut self) {
+        match read(&self.configuration, None) {
+            Ok(config) => drop(self.inputs.send(Input::Configured { config: Box::new(config), request: None })),
+            Err(rejected) => log::error!("the configuration can't be used, and nothing was changed: {rejected}"),
+        }
+    }
+
+    /// Compares what was saved with what is there.
+    fn recover(&mut self, records: &[Record]) {
+        let live: Vec<_> = records.iter().filter(|record| record.state.is_live()).collect();
+        let jails: Vec<_> = live.iter().map(|record| record.jail_name()).collect();
+        self.workshop.store.sweep_journals(&jails);
+        crate::sweep::end_unknown(&self.workshop.jails, &jails);
+        if let Err(error) = self.workshop.jails.prepare() {
+            log::error!("sweep: {}", stockade_supervisor::text::chain(&error));
+        }
+        for record in live {
+            let (orders, receiver) = unbounded_channel();
+            self.machines.insert((record.id, record.generation), orders);
+            tokio::spawn(take_over(self.workshop.clone(), record.clone(), receiver, self.inputs.clone()));
+        }
+    }
+
+    fn handle(&mut self, input: Input) -> Next {
+        let over = match &input {
+            Input::Machine {
+                vm,
+                generation,
+                event: MachineEvent::Ended { .. } | MachineEvent::NotStarted(_) | MachineEvent::NeverLaunched,
+            } => Some((*vm, *generation)),
+            _ => None,
+        };
+        let jail = over.and_then(|(vm, generation)| {
+            let record = self.table.record(vm)?;
+            Some(Record { generation, ..record.clone() }.jail_name())
+        });
+        if let Input::Configured { config, .. } = &input {
+            self.in_force = (**config).clone();
+        }
+        let mut next = Next::Go;
+        for effect in self.table.handle(input, clock()) {
+            if matches!(effect, Effect::Exit) {
+                next = Next::End;
+            }
+            self.perform(effect);
+        }
+        if let Some(over) = over {
+            self.machines.remove(&over);
+        }
+        // What its warden said is in the record now.
+        if let Some(jail) = jail {
+            self.workshop.store.forget_journal(&jail);
+        }
+        next
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Save(record) => {
+                let saved = self.workshop.store.save(&record);
+                self.note(record.id, saved);
+            }
+            Effect::Forget(id) => self.workshop.store.forget(id),
+            Effect::SaveIds(ids) => {
+                if let Err(error) = self.workshop.store.save_ids(&ids) {
+                    log::error!("{}", stockade_supervisor::text::chain(&error));
+                }
+            }
+            Effect::Launch(record) => self.launch(*record),
+            Effect::Ask { vm, generation } => self.order(vm, generation, Order::Ask),
+            Effect::Kill { vm, generation } => self.order(vm, generation, Order::Kill),
+            Effect::Pause { vm, generation } => self.order(vm, generation, Order::Pause),
+            Effect::Resume { vm, generation } => self.order(vm, generation, Order::Resume),
+            Effect::Configure { path, request } => self.configure(path, request),
+            Effect::Log(verbosity) => log::set_max_level(match verbosity {
+                Verbosity::Brief => log::LevelFilter::Info,
+                Verbosity::Verbose => log::LevelFilter::Debug,
+            }),
+            Effect::Answer { id, answer } => (self.answers)(id, answer),
+            Effect::Exit => {}
+        }
+    }
+
+    fn note(&mut self, id: VmId, saved: Result<(), StoreError>) {
+        match saved {
+            Ok(()) => drop(self.unsaved.remove(&id)),
+            Err(error) => {
+                log::error!("{}", stockade_supervisor::text::chain(&error));
+                self.unsaved.insert(id);
+            }
+        }
+    }
+
+    fn launch(&mut self, record: Record) {
+        let (vm, generation) = (record.id, record.generation);
+        if self.unsaved.contains(&vm) {
+            let error = Error::new(
+                ErrorCode::Internal,
+                "what is known of it could not be written down",
+                "make room below /run",
+            );
+            let event = MachineEvent::NotStarted(error);
+            let _ = self.inputs.send(Input::Machine { vm, generation, event });
+            return;
+        }
+        log::info!("{}: starts as {}", record.name, record.jail_name());
+        let (orders, receiver) = unbounded_channel();
+        self.machines.insert((vm, generation), orders);
+        tokio::spawn(launch(self.workshop.clone(), record, receiver, self.inputs.clone()));
+    }
+
+    fn order(&self, vm: VmId, generation: u64, order: Order) {
+        if let Some(orders) = self.machines.get(&(vm, generation)) {
+            // One that is over does nothing any more, and has said so.
+            let _ = orders.send(order);
+        }
+    }
+
+    fn configure(&mut self, path: Option<String>, request: RequestId) {
+        let input = match path {
+            None => read(&self.configuration, None),
+            Some(path) => {
+                let added = ConfigurationInput { path: PathBuf::from(path), ..self.configuration.clone() };
+                read(&added, Some(&self.in_force))
+            }
+        };
+        let _ = self.inputs.send(match input {
+            Ok(config) => Input::Configured { config: Box::new(config), request: Some(request) },
+            Err(rejected) => {
+                let message = rejected.to_string();
+                let remedy = "nothing was changed; check it: stockaded -n";
+                Input::NotConfigured { error: Error::new(ErrorCode::InvalidConfiguration, message, remedy), request }
+            }
+        });
+    }
+}
+
+impl std::fmt::Debug for Executor {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Executor").field("table", &self.table).finish_non_exhaustive()
+    }
+}
+
+/// Whether there is more to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Go,
+    End,
+}
+
+fn read(input: &ConfigurationInput, beside: Option<&Config>) -> Result<Config, Rejected> {
+    let loaded = match beside {
+        None => stockade_config::load(&RealHost, input)?,
+        Some(current) => stockade_config::load_beside(&RealHost, input, current)?,
+    };
+    if !loaded.report.diagnostics().is_empty() {
+        log::warn!("{}", loaded.report);
+    }
+    Ok(loaded.config)
+}
+
+/// What time it is.
+pub fn clock() -> Clock {
+    let boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Clock { boot_ms: milliseconds(boot), wall_ms: milliseconds(wall) }
+}
+
+/// What the host has.
+fn host() -> Host {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total =
+        text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok());
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
+    Host { memory_mib: total.unwrap_or(0) / 1024, cpus }
+}

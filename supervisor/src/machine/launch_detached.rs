@@ -1,0 +1,182 @@
+//! Starts a jailer for a machine that outlives its supervisor.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, socketpair};
+use stockade_guest_protocol::{HostMessage, VERSION, encode};
+use stockade_jailer::plan::{self, Limits, Plan, Tracing};
+use stockade_vmm_api::vm_config::ConfigFile;
+
+use super::Status;
+use super::detached::{Detached, WARDEN_SOCKET};
+use super::launch::{
+    CONSOLE_RING_BYTES, Inheritance, LaunchError, VmmDescriptors, configuration_file, execute, limits, listener,
+    plan_file, prepare,
+};
+use super::state::{Claim, State};
+use super::warden::WardenLink;
+use crate::config::descriptor;
+use crate::request::VmName;
+
+/// Supervisors that may knock at a warden at once.
+const BACKLOG: i32 = 4;
+
+/// What a machine is made of that outlives its supervisor.
+#[derive(Debug)]
+pub struct DetachedBlueprint {
+    /// Name of its jail.
+    pub jail: VmName,
+    /// Virtual processors.
+    pub cpus: u8,
+    /// Memory of the guest, bytes.
+    pub guest_bytes: u64,
+    /// What it may use of the host, where that is not what its size suggests.
+    pub limits: LimitChanges,
+    /// What the vmm reads, with descriptors in the place of paths.
+    pub configuration: ConfigFile,
+    /// The jailer's program.
+    pub jailer: File,
+    /// The vmm's program.
+    pub vmm: File,
+    /// `/dev/kvm`.
+    pub kvm: File,
+    /// The kernel, initial RAM disk and drives, under the names that the configuration has for them.
+    pub images: Vec<(String, File)>,
+    /// Where its warden writes down what it says: an empty file, which the warden's user may write through this descriptor.
+    pub journal: File,
+    /// Where its console is kept, across jails.
+    pub console_ring: File,
+    /// What is typed at its console.
+    pub console_input: OwnedFd,
+    /// Whether the guest runs an agent that ends without a connection to the host.
+    pub agent: Agent,
+}
+
+/// What is expected of a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Agent {
+    /// An agent that connects to the host at its start.
+    Connects,
+    /// Anything.
+    Unknown,
+}
+
+/// Limits that are given.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LimitChanges {
+    /// Processor time, percent of one processor.
+    pub cpu_percent: Option<u32>,
+    /// Memory besides the guest's, bytes.
+    pub overhead_bytes: Option<u64>,
+    /// Processes and threads.
+    pub processes: Option<u32>,
+}
+
+/// Starts a machine. To be called within a runtime.
+///
+/// # Errors
+/// The host's part failed; nothing is left of it.
+pub fn launch_detached(state: &State, blueprint: DetachedBlueprint) -> Result<Detached, LaunchError> {
+    let Claim { uid, lease, run_directory } = state.claim(&blueprint.jail)?;
+    let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    let (control, warden_end) = pair.map_err(|errno| prepare("control socket")(errno.into()))?;
+    let (console, console_end) = io::pipe().map_err(prepare("console"))?;
+    let (events, events_end) = io::pipe().map_err(prepare("events"))?;
+    let (diagnostics, diagnostics_end) = io::pipe().map_err(prepare("standard error"))?;
+
+    let mut inheritance = Inheritance::default();
+    let mut vmm = VmmDescriptors { inheritance: &mut inheritance, arguments: Vec::new(), numbers: Vec::new() };
+    vmm.pass(descriptor::KVM, blueprint.kvm.into());
+    for (name, image) in blueprint.images {
+        vmm.pass(&name, image.into());
+    }
+    vmm.pass(descriptor::CONSOLE, console_end.into());
+    vmm.pass(descriptor::CONSOLE_INPUT, blueprint.console_input);
+    vmm.pass(descriptor::EVENTS, events_end.into());
+    vmm.pass(descriptor::CONFIG, configuration_file(&blueprint.configuration)?);
+    vmm.pass(descriptor::API, listener(&run_directory, "api.sock")?);
+    vmm.pass(descriptor::VSOCK, listener(&run_directory, "vsock.sock")?);
+    let agent = (blueprint.agent == Agent::Connects).then(greeting).transpose().map_err(prepare("agent connection"))?;
+    let mut held = Vec::new();
+    if let Some((host_end, guest_end)) = agent {
+        vmm.pass(descriptor::AGENT, guest_end);
+        held.push(host_end);
+    }
+    let VmmDescriptors { arguments: descriptor_arguments, numbers, .. } = vmm;
+
+    let name = blueprint.jail.as_str();
+    let mut arguments: Vec<String> =
+        ["--id", name, "--api-sock", "fd:api", "--config-file", "fd:config"].map(String::from).to_vec();
+    arguments.extend(descriptor_arguments);
+    let journal = blueprint.journal.try_clone().map_err(prepare("journal"))?;
+    let warden_listener = warden_listener(run_directory.path()).map_err(prepare("sockets"))?;
+    let detached = plan::Detached {
+        listener: inheritance.add(warden_listener),
+        journal: inheritance.add(journal.into()),
+        events: inheritance.add(events.into()),
+        diagnostics: inheritance.add(diagnostics.into()),
+        console_ring: inheritance.add(blueprint.console_ring.into()),
+        held: held.into_iter().map(|descriptor| inheritance.add(descriptor)).collect(),
+    };
+    let plan = Plan {
+        version: plan::VERSION,
+        id: name.to_owned(),
+        authority: state.authority(),
+        uid,
+        executable: inheritance.add(blueprint.vmm.into()),
+        arguments,
+        descriptors: numbers,
+        lease: inheritance.add(lease),
+        control: inheritance.add(warden_end),
+        console: inheritance.add(console.into()),
+        run_directory: run_directory.path().to_owned(),
+        console_ring_bytes: CONSOLE_RING_BYTES,
+        limits: blueprint.limits.applied_to(blueprint.cpus, blueprint.guest_bytes),
+        without: Vec::new(),
+        shared_namespaces: Vec::new(),
+        tracing: Tracing::Warden,
+        detached: Some(detached),
+    };
+    let plan = inheritance.add(plan_file(&plan)?);
+    let jailer = execute(&blueprint.jailer, plan, inheritance, diagnostics_end.into())?;
+    Ok(Detached {
+        folder: run_directory.give_up(),
+        journal: blueprint.journal,
+        link: Some(WardenLink::new(control).map_err(prepare("control socket"))?),
+        backlog: Default::default(),
+        status: Status::default(),
+        jailer: Some(jailer),
+        vmm: None,
+        reconnections: 0,
+    })
+}
+
+impl LimitChanges {
+    fn applied_to(self, cpus: u8, guest: u64) -> Limits {
+        let usual = limits(cpus, guest);
+        Limits {
+            memory_bytes: self.overhead_bytes.map_or(usual.memory_bytes, |bytes| guest.saturating_add(bytes)),
+            processes: self.processes.unwrap_or(usual.processes),
+            cpu_percent: self.cpu_percent.unwrap_or(usual.cpu_percent),
+        }
+    }
+}
+
+/// A connection for the agent, on which the host has greeted it and then says nothing, and the end that the warden holds.
+fn greeting() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (mut host, guest) = std::os::unix::net::UnixStream::pair()?;
+    let mut hello = Vec::new();
+    encode(&HostMessage::Hello { version: VERSION }, &mut hello).map_err(io::Error::other)?;
+    host.write_all(&hello)?;
+    Ok((host.into(), guest.into()))
+}
+
+fn warden_listener(folder: &Path) -> io::Result<OwnedFd> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    bind(&socket, &SocketAddrUnix::new(folder.join(WARDEN_SOCKET))?)?;
+    listen(&socket, BACKLOG)?;
+    Ok(socket)
+}

@@ -1,0 +1,11 @@
+//! `stockaded` from end to end: the real programs, real guests, and nothing left of either. Each test has a daemon of its own,
+//! in folders of its own.
+// A test reports what went wrong by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![forbid(unsafe_code)]
+
+mod daemon;
+mod life;
+mod outliving;
+mod roles;
+mod tenants;
