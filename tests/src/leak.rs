@@ -82,7 +82,13 @@ fn things() -> BTreeSet<String> {
     let own = own_tag();
     things.retain(|thing| !thing.contains(TAG_PREFIX) || thing.contains(&own));
     // They outlive VMs on purpose.
-    const LASTING: [&str; 3] = ["entry /run/stockade/vms", "entry /run/stockade/uids", "entry /run/stockade/mounts"];
+    const LASTING: [&str; 5] = [
+        "entry /run/stockade/vms",
+        "entry /run/stockade/uids",
+        "entry /run/stockade/mounts",
+        "mount /run/stockade/mounts",
+        "mount /run/stockade/mounts/empty",
+    ];
     things.retain(|thing| !LASTING.contains(&thing.as_str()));
     things
 }
