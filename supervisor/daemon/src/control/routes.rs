@@ -3,29 +3,32 @@
 //! | request | body | answer |
 //! |---|---|---|
 //! | `GET /v1/version` | | `Version` |
-//! | `GET /v1/vms` | | `{"vms": [VmSummary]}` |
+//! | `GET /v1/vms` | | `VmPage`, with all of them |
 //! | `POST /v1/vms` | `NewVm` | 201, `VmSummary` once the guest runs |
 //! | `GET /v1/vms/{vm}` | | `VmSummary` |
 //! | `POST /v1/vms/{vm}/start` | | `VmSummary` once the guest runs |
 //! | `POST /v1/vms/{vm}/stop` | `{"mode": "ask" or "force"}`, or none | `{"exit": Exit}` once it is over |
 //! | `POST /v1/vms/{vm}/wait` | | `{"exit": Exit or null}` once it is over |
 //! | `POST /v1/vms/{vm}/pause`, `unpause` | | `VmSummary` |
-//! | `GET /v1/events?after=CURSOR` | | `EventPage`, as soon as there is an event |
-//! | `POST /v1/reload`; `load`; `reset`; `PUT /v1/log` | `{"path"}`; `{"what"}`; `{"verbosity"}` | 204 |
+//! | `GET /v1/events?after=CURSOR&wait=SECONDS` | | `EventPage`, as soon as there is an event or the wait is over |
+//! | `POST /v1/reload`; `load`; `reset`; `log` | `{"path"}`; `{"what"}`; `{"verbosity"}` | 204 |
 //!
 //! Everything else is an [`Error`], with the status that its code has.
+
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use stockade_api::body::VmPage;
 use stockade_api::request::NewVm;
 use stockade_api::{
-    Answer, Error, ErrorCode, Exit, Request, ResetScope, StopMode, Verbosity, VmId, VmReference, VmSummary,
+    Answer, Error, ErrorCode, EventPage, Exit, Request, ResetScope, StopMode, Verbosity, VmId, VmReference, VmSummary,
 };
 
 use super::link::Link;
@@ -56,7 +59,7 @@ pub(super) fn router(connection: Connection, link: Link) -> Router {
         .route("/reload", post(reload))
         .route("/load", post(load))
         .route("/reset", post(reset))
-        .route("/log", put(log));
+        .route("/log", post(log));
     Router::new()
         .nest("/v1", api)
         .fallback(async || refusal("there is no such path", 404))
@@ -143,11 +146,6 @@ struct Ended {
     exit: Option<Exit>,
 }
 
-#[derive(Debug, Serialize)]
-struct Listed {
-    vms: Vec<VmSummary>,
-}
-
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stop {
@@ -181,7 +179,7 @@ async fn version(State(client): State<Client>) -> Result<Response> {
     }
 }
 
-async fn list(State(client): State<Client>) -> Result<Json<Listed>> {
+async fn list(State(client): State<Client>) -> Result<Json<VmPage>> {
     let mut listed = Vec::new();
     loop {
         let after = listed.last().map_or(VmId(0), |vm: &VmSummary| vm.id);
@@ -189,7 +187,7 @@ async fn list(State(client): State<Client>) -> Result<Json<Listed>> {
         let is_last = !more || vms.is_empty();
         listed.extend(vms);
         if is_last {
-            return Ok(Json(Listed { vms: listed }));
+            return Ok(Json(VmPage { vms: listed, more: false }));
         }
     }
 }
@@ -226,18 +224,31 @@ async fn unpause(State(client): State<Client>, Path(vm): Path<String>) -> Result
     client.ask_for_vm(Request::Unpause { vm: named(&vm) }).await
 }
 
+/// How long a client waits for an event that says nothing about it, and at most, in seconds.
+const DEFAULT_WAIT: u64 = 30;
+const LONGEST_WAIT: u64 = 60;
+
 async fn events(State(client): State<Client>, RawQuery(query): RawQuery) -> Result<Response> {
-    let after = match query.as_deref() {
-        None | Some("") => None,
-        Some(query) => {
-            let cursor = query.strip_prefix("after=").and_then(|cursor| cursor.parse().ok());
-            let invalid = || Error::new(ErrorCode::InvalidRequest, "the query is no cursor", "write ?after=NUMBER");
-            Some(cursor.ok_or_else(invalid)?)
+    let (mut after, mut wait) = (None, DEFAULT_WAIT);
+    for parameter in query.iter().flat_map(|query| query.split('&')).filter(|parameter| !parameter.is_empty()) {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        match (name, value.parse()) {
+            ("after", Ok(cursor)) => after = Some(cursor),
+            ("wait", Ok(seconds)) => wait = seconds,
+            _ => {
+                let message = "the query is no cursor";
+                return Err(Error::new(ErrorCode::InvalidRequest, message, "write ?after=NUMBER&wait=SECONDS").into());
+            }
         }
-    };
-    match client.ask(Request::Events { after }).await? {
-        Answer::Events(page) => Ok(Json(page).into_response()),
-        _ => Err(unexpected()),
+    }
+    let wait = Duration::from_secs(wait.clamp(1, LONGEST_WAIT));
+    match (tokio::time::timeout(wait, client.ask(Request::Events { after })).await, after) {
+        (Ok(answer), _) => match answer? {
+            Answer::Events(page) => Ok(Json(page).into_response()),
+            _ => Err(unexpected()),
+        },
+        (Err(_), Some(next)) => Ok(Json(EventPage { events: Vec::new(), next }).into_response()),
+        (Err(_), None) => Err(unexpected()),
     }
 }
 
