@@ -13,6 +13,8 @@ pub(crate) const fn of(role: Role) -> &'static [sock_filter] {
         Role::LaunchCompatible => LAUNCH_COMPATIBLE,
         Role::VmmConfigureSealed => VMM_CONFIGURE_SEALED,
         Role::VmmConfigure => VMM_CONFIGURE,
+        Role::VmmConfigureSnapshot => VMM_CONFIGURE_SNAPSHOT,
+        Role::VmmRunSnapshot => VMM_RUN_SNAPSHOT,
         Role::VmmRunSealed => VMM_RUN_SEALED,
         Role::VmmRun => VMM_RUN,
         Role::Api => API,

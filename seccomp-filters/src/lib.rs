@@ -56,6 +56,10 @@ pub enum Role {
     VmmConfigureSealed,
     /// The vmm's main thread while it is configured by paths: outside a jail, or in the compatible one.
     VmmConfigure,
+    /// As [`VmmConfigureSealed`](Self::VmmConfigureSealed), for a VM that comes from a snapshot, or of which one may be made.
+    VmmConfigureSnapshot,
+    /// As [`VmmRunSealed`](Self::VmmRunSealed), for a VM of which a snapshot may be made.
+    VmmRunSnapshot,
     /// The vmm's main thread once the guest runs, with descriptors only.
     VmmRunSealed,
     /// The vmm's main thread once the guest runs, with a vsock device that connects to unix sockets by path.
@@ -72,11 +76,13 @@ pub enum Role {
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Launch,
         Self::LaunchCompatible,
         Self::VmmConfigureSealed,
         Self::VmmConfigure,
+        Self::VmmConfigureSnapshot,
+        Self::VmmRunSnapshot,
         Self::VmmRunSealed,
         Self::VmmRun,
         Self::Api,
@@ -92,6 +98,8 @@ impl Role {
             Self::LaunchCompatible => "launch-compatible",
             Self::VmmConfigureSealed => "vmm-configure-sealed",
             Self::VmmConfigure => "vmm-configure",
+            Self::VmmConfigureSnapshot => "vmm-configure-snapshot",
+            Self::VmmRunSnapshot => "vmm-run-snapshot",
             Self::VmmRunSealed => "vmm-run-sealed",
             Self::VmmRun => "vmm-run",
             Self::Api => "api",

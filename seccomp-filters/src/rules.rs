@@ -101,6 +101,8 @@ pub(crate) const fn of(role: Role) -> &'static [Rule] {
         Role::LaunchCompatible => table::LAUNCH_COMPATIBLE,
         Role::VmmConfigureSealed => table::VMM_CONFIGURE_SEALED,
         Role::VmmConfigure => table::VMM_CONFIGURE,
+        Role::VmmConfigureSnapshot => table::VMM_CONFIGURE_SNAPSHOT,
+        Role::VmmRunSnapshot => table::VMM_RUN_SNAPSHOT,
         Role::VmmRunSealed => table::VMM_RUN_SEALED,
         Role::VmmRun => table::VMM_RUN,
         Role::Api => table::API,

@@ -80,6 +80,12 @@ impl Puppet {
         Self::boot(vmm)
     }
 
+    /// The puppet in a vmm that was restored from a snapshot of one.
+    pub fn restored(vmm: Vmm) -> Self {
+        let memory = vmm.memory();
+        Self { vmm, memory }
+    }
+
     fn boot(vmm: Vmm) -> Self {
         vmm.start_guest();
         let memory = vmm.memory();

@@ -119,6 +119,24 @@ pub struct Queue<'a> {
     seen: u16,
 }
 
+/// A queue without its guest.
+#[derive(Debug, Clone, Copy)]
+pub struct QueuePlace {
+    notify: u64,
+    index: u32,
+    base: u64,
+    submitted: u16,
+    seen: u16,
+}
+
+impl QueuePlace {
+    /// The queue in a copy of its guest.
+    pub fn of(self, puppet: &Puppet) -> Queue<'_> {
+        let Self { notify, index, base, submitted, seen } = self;
+        Queue { puppet, notify, index, base, submitted, seen }
+    }
+}
+
 impl<'a> Device<'a> {
     /// Finds the device with this id (section 5), or panics.
     pub fn find(puppet: &'a Puppet, id: u32) -> Self {
@@ -227,6 +245,12 @@ impl<'a> Device<'a> {
 }
 
 impl Queue<'_> {
+    /// Where it is and how far it got, for a copy of the guest.
+    pub fn place(&self) -> QueuePlace {
+        let Queue { notify, index, base, submitted, seen, .. } = *self;
+        QueuePlace { notify, index, base, submitted, seen }
+    }
+
     /// Guest address of the queue's own buffer space, of about 48 KiB.
     pub fn buffers(&self) -> u64 {
         self.base + BUFFERS

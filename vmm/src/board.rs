@@ -120,7 +120,10 @@ pub struct Board<'a> {
     pub console: Arc<Mutex<Console>>,
     /// The keyboard.
     pub keyboard: Arc<I8042>,
-    virtio_devices: usize,
+    /// The guest's side of the console.
+    pub serial: Arc<SerialPort>,
+    /// The virtio devices, in the order of their [places].
+    pub virtio: Vec<Arc<MmioTransport>>,
 }
 
 impl<'a> Board<'a> {
@@ -131,14 +134,15 @@ impl<'a> Board<'a> {
     pub fn new(machine: &'a Machine, resources: &Resources, descriptors: &Descriptors) -> Result<Self, BoardError> {
         let request = Arc::new(GuestRequest::new().map_err(BoardError::legacy("the guest's request"))?);
         let FixedDevices { ports, serial, keyboard } = FixedDevices::wire(machine, &request)?;
-        let console = Arc::new(Mutex::new(console(serial, resources, descriptors)?));
+        let console = Arc::new(Mutex::new(console(serial.clone(), resources, descriptors)?));
         let mut board = Self {
             machine,
             buses: Buses { ports, mmio: Bus::new(), request },
             events: EventManager::new().map_err(BoardError::EventLoop)?,
             console: console.clone(),
             keyboard,
-            virtio_devices: 0,
+            serial,
+            virtio: Vec::new(),
         };
         board.events.add_subscriber(Box::new(console));
         Ok(board)
@@ -194,22 +198,40 @@ impl<'a> Board<'a> {
         self.add_virtio(Entropy::new(self.memory(), rate_limiter(limiter)?)?)
     }
 
+    /// Adds all virtio devices that `resources` name, in the order of their [places].
+    ///
+    /// # Errors
+    /// If one can't be built, or wired. The vsock device is taken out of the resources.
+    pub fn add_virtio_devices(&mut self, resources: &mut Resources) -> Result<(), BoardError> {
+        for drive in &resources.drives {
+            self.add_drive(drive)?;
+        }
+        if let Some(entropy) = resources.entropy {
+            self.add_entropy(entropy.rate_limiter)?;
+        }
+        // Last, as it can't be had back.
+        if let Some(vsock) = resources.vsock.take() {
+            self.add_vsock(vsock)?;
+        }
+        Ok(())
+    }
+
     fn memory(&self) -> Memory {
         self.machine.memory().clone()
     }
 
     fn add_virtio<D: VirtioDevice + 'static>(&mut self, device: D) -> Result<(), BoardError> {
-        let place = layout::virtio_mmio(self.virtio_devices)
-            .ok_or(BoardError::TooManyDevices(self.virtio_devices.saturating_add(1)))?;
+        let place = layout::virtio_mmio(self.virtio.len())
+            .ok_or(BoardError::TooManyDevices(self.virtio.len().saturating_add(1)))?;
         let device = Arc::new(Mutex::new(device));
-        let transport = MmioTransport::new(device.clone());
+        let transport = Arc::new(MmioTransport::new(device.clone()));
         self.machine.register_irqfd(transport.irqfd(), place.gsi)?;
         for (address, value, event) in transport.ioeventfds(place.address.into()) {
             self.machine.register_ioeventfd(event, address, value)?;
         }
-        self.buses.mmio.insert(place.address.into(), MMIO_LENGTH, Arc::new(transport))?;
+        self.buses.mmio.insert(place.address.into(), MMIO_LENGTH, transport.clone())?;
         self.events.add_subscriber(Box::new(device));
-        self.virtio_devices = self.virtio_devices.saturating_add(1);
+        self.virtio.push(transport);
         Ok(())
     }
 }

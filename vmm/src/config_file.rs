@@ -4,7 +4,8 @@ use std::io::{self, Read};
 
 use serde_json::Value;
 use stockade_vmm_api::cpu_template::CpuTemplate;
-use stockade_vmm_api::vm_config::{ConfigFile, CpuTemplateSource};
+use stockade_vmm_api::snapshot::SnapshotLoad;
+use stockade_vmm_api::vm_config::{ConfigFile, CpuTemplateSource, SnapshotFile};
 
 use crate::descriptors::{Access, Descriptors, OpenError};
 use crate::logger;
@@ -60,13 +61,30 @@ pub enum ConfigFileError {
     },
 }
 
+/// What the guest comes from.
+#[derive(Debug, PartialEq)]
+pub enum Origin {
+    /// It is to be booted.
+    Boot,
+    /// It has booted.
+    Snapshot(SnapshotLoad),
+}
+
 /// Reads the file at `path`, and sets all that it says.
 ///
 /// # Errors
 /// At the first thing that is wrong.
-pub fn apply(path: &str, resources: &mut Resources, descriptors: &mut Descriptors) -> Result<(), ConfigFileError> {
+pub fn apply(path: &str, resources: &mut Resources, descriptors: &mut Descriptors) -> Result<Origin, ConfigFileError> {
     let bytes = read(path, descriptors)?;
     let json = |source| ConfigFileError::Json { path: path.to_owned(), source };
+    if matches!(serde_json::from_slice(&bytes), Ok(Value::Object(object)) if object.contains_key("snapshot")) {
+        let SnapshotFile { snapshot, logger, serial } = serde_json::from_slice(&bytes).map_err(json)?;
+        if let Some(settings) = &logger {
+            logger::configure(settings, descriptors)?;
+        }
+        resources.serial = serial.unwrap_or_default();
+        return Ok(Origin::Snapshot(snapshot));
+    }
     let config: ConfigFile = serde_json::from_slice(&bytes).map_err(json)?;
     if let Some(field) = config.unavailable() {
         return Err(ConfigFileError::Unavailable { path: path.to_owned(), field });
@@ -91,7 +109,7 @@ pub fn apply(path: &str, resources: &mut Resources, descriptors: &mut Descriptor
     }
     resources.entropy = config.entropy;
     resources.serial = config.serial.unwrap_or_default();
-    Ok(())
+    Ok(Origin::Boot)
 }
 
 fn template(source: CpuTemplateSource, descriptors: &Descriptors) -> Result<CpuTemplate, ConfigFileError> {
@@ -139,7 +157,7 @@ mod tests {
         let path = file("config", &text);
         let mut resources = Resources::default();
         let mut descriptors = Descriptors::inherit(Vec::new()).unwrap();
-        apply(&path, &mut resources, &mut descriptors).map(|()| resources)
+        apply(&path, &mut resources, &mut descriptors).map(|_| resources)
     }
 
     #[test]

@@ -10,18 +10,21 @@ use std::sync::mpsc::RecvError;
 
 use seccomp_filters::PledgeError;
 use serde::Serialize;
-use stockade_machine::GuestEnd;
+use stockade_machine::{Clock, GuestEnd};
 use stockade_vmm_api::FIRECRACKER_VERSION;
 use stockade_vmm_api::event::EventKind;
 use stockade_vmm_api::id::VmId;
 use stockade_vmm_api::instance::{InstanceInfo, InstanceState, Version};
+use stockade_vmm_api::machine_config::HugePages;
+use stockade_vmm_api::snapshot::{LoadedPages, SnapshotCreate, SnapshotError, SnapshotLoad};
 use stockade_vmm_api::vm_config::VmConfig;
 
-use crate::descriptors::{Descriptors, OpenError};
+use crate::descriptors::{Access, Descriptors, OpenError};
 use crate::events::Events;
 use crate::logger;
 use crate::request::{Answer, Answerer, ApiRequest, Reply};
 use crate::resources::{ResourceError, Resources};
+use crate::snapshot::{SavedConfig, SavedVm, SnapshotFileError};
 use crate::vm::{RunError, StartError, StartOptions, Vm};
 
 const BEFORE_START: &str =
@@ -39,7 +42,43 @@ pub enum ControlError {
     /// A VM that was to start without being asked for.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// A VM that was to come from a snapshot.
+    #[error("Load snapshot error: {0}")]
+    Load(#[from] LoadError),
     /// A VM that runs.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The filter.
+    #[error(transparent)]
+    Pledge(#[from] PledgeError),
+}
+
+/// A snapshot that no VM comes from.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// Something is there already. Clients match the text.
+    #[error("Loading a microVM snapshot not allowed after configuring boot-specific resources.")]
+    TooLate,
+    /// What is not available.
+    #[error(transparent)]
+    Unavailable(#[from] SnapshotError),
+    /// The state file.
+    #[error("snapshot_path: {0}")]
+    StateFile(#[source] OpenError),
+    /// The memory file.
+    #[error("mem_backend: {0}")]
+    MemoryFile(#[source] OpenError),
+    /// The content of the state file.
+    #[error(transparent)]
+    Content(#[from] SnapshotFileError),
+    /// What the guest had.
+    #[error(transparent)]
+    Resource(#[from] ResourceError),
+    /// What the guest was.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The VM does not go on.
     #[error(transparent)]
     Run(#[from] RunError),
     /// The filter.
@@ -84,6 +123,21 @@ impl Controller {
                     }
                     Err(error) => return Err(error),
                 }
+            } else if let ApiRequest::LoadSnapshot(load) = &*request {
+                match self.load(load) {
+                    Ok(vm) => {
+                        self.answerer.reply(Ok(Answer::Done));
+                        return Ok(vm);
+                    }
+                    Err(error @ LoadError::TooLate) => {
+                        self.answerer.reply(Err(format!("Load snapshot error: {error}")))
+                    }
+                    // What is half restored can't be had back, and so Firecracker ends here, too.
+                    Err(error) => {
+                        self.answerer.reply(Err(format!("Load snapshot error: {error}")));
+                        return Err(error.into());
+                    }
+                }
             } else {
                 let reply = self.reply_before_start(*request);
                 self.answerer.reply(reply);
@@ -108,6 +162,62 @@ impl Controller {
         self.descriptors.close();
         self.started = Some(config);
         Ok(vm)
+    }
+
+    /// Restores a VM from a snapshot, and lets it run if it is to.
+    ///
+    /// # Errors
+    /// [`LoadError::TooLate`] if something has been configured, and then all is as before; else the process is of no use.
+    pub fn load(&mut self, load: &SnapshotLoad) -> Result<Vm, LoadError> {
+        if !self.resources.are_untouched() {
+            return Err(LoadError::TooLate);
+        }
+        let memory_path = load.validate()?;
+        let state = self.descriptors.open(&load.snapshot_path, Access::Read).map_err(LoadError::StateFile)?;
+        let memory = self.descriptors.open(memory_path, Access::Read).map_err(LoadError::MemoryFile)?;
+        let saved = SavedVm::read(&state)?;
+        let mut config = saved.config()?;
+        config.machine_config.track_dirty_pages = false;
+        if load.huge_pages == LoadedPages::None {
+            config.machine_config.huge_pages = HugePages::None;
+        }
+        if let (Some(vsock), Some(other)) = (&mut config.vsock, &load.vsock_override) {
+            vsock.uds_path.clone_from(&other.uds_path);
+        }
+        self.resources.restore(config, &mut self.descriptors)?;
+        let described = self.resources.describe();
+        let clock = if load.clock_realtime { Clock::Advances } else { Clock::Continues };
+        let requests = self.answerer.event();
+        let from = (&saved, &memory, clock);
+        let events = &mut self.events;
+        let mut vm = Vm::restore(&mut self.resources, from, &self.descriptors, self.options, events, requests)?;
+        self.options.filters.pledge(self.descriptors.role_to_run())?;
+        if load.resume_vm {
+            vm.resume()?;
+            self.events.emit(EventKind::Started);
+        }
+        log::info!("the guest is restored");
+        self.resources = Resources::default();
+        self.descriptors.close();
+        self.started = Some(described);
+        Ok(vm)
+    }
+
+    fn create_snapshot(&mut self, vm: &Vm, create: &SnapshotCreate) -> Reply {
+        let failed = |error: &dyn std::fmt::Display| format!("Create snapshot error: {error}");
+        create.validate().map_err(|error| failed(&error))?;
+        if vm.state() != InstanceState::Paused {
+            return Err(failed(
+                &"Cannot save the microVM state: save/restore unavailable while running; send PATCH /vm with Paused first.",
+            ));
+        }
+        let mut new = |field: &str, path: &str| {
+            self.descriptors.create(path).map_err(|error| failed(&format_args!("{field}: {error}")))
+        };
+        let state = new("snapshot_path", &create.snapshot_path)?;
+        let memory = new("mem_file_path", &create.mem_file_path)?;
+        vm.save(&SavedConfig::from(&self.config()), &state, &memory).map_err(|error| failed(&error))?;
+        Ok(Answer::Done)
     }
 
     /// Runs the VM to its end.
@@ -159,11 +269,13 @@ impl Controller {
                 let logger_error = |error: OpenError| format!("Logger error: log_path: {error}");
                 logger::configure(&settings, &self.descriptors).map(|()| Answer::Done).map_err(logger_error)
             }
-            ApiRequest::FlushMetrics | ApiRequest::SendCtrlAltDel | ApiRequest::Pause | ApiRequest::Resume => {
-                Err(BEFORE_START.to_owned())
-            }
+            ApiRequest::FlushMetrics
+            | ApiRequest::SendCtrlAltDel
+            | ApiRequest::Pause
+            | ApiRequest::Resume
+            | ApiRequest::CreateSnapshot(_) => Err(BEFORE_START.to_owned()),
             // Handled by the caller.
-            ApiRequest::Start => Err(AFTER_START.to_owned()),
+            ApiRequest::Start | ApiRequest::LoadSnapshot(_) => Err(AFTER_START.to_owned()),
             ApiRequest::GetInstance
             | ApiRequest::GetVersion
             | ApiRequest::GetVmConfig
@@ -187,6 +299,7 @@ impl Controller {
                 }
                 Ok(Answer::Done)
             }
+            ApiRequest::CreateSnapshot(create) => self.create_snapshot(vm, &create),
             ApiRequest::SendCtrlAltDel => {
                 vm.press_ctrl_alt_del().map(|()| Answer::Done).map_err(|error| error.to_string())
             }

@@ -19,6 +19,11 @@ pub const EVENTS: &str = "events";
 /// What is typed at the console.
 pub const CONSOLE_INPUT: &str = "console_input";
 
+/// Names of the inherited descriptors of a snapshot that the VM comes from: its state, and its memory.
+pub const SNAPSHOT: [&str; 2] = ["snapshot", "memory"];
+/// Names of the inherited descriptors of files that a snapshot of the VM may be made in: its state, and its memory.
+pub const NEW_SNAPSHOT: [&str; 2] = ["new_snapshot", "new_memory"];
+
 const PREFIX: &str = "fd:";
 
 /// What is to be done with a file.
@@ -28,6 +33,8 @@ pub enum Access {
     Read,
     /// Read and write what is there.
     ReadWrite,
+    /// Write it anew, and create it if it is missing.
+    Create,
     /// Write at its end, and create it if it is missing. A named pipe without a reader is fine.
     Append,
 }
@@ -95,19 +102,36 @@ impl Descriptors {
         Ok(Self { inherited, is_sealed })
     }
 
-    /// Closes those that nobody took.
+    /// Closes those that nobody took, but for files that a snapshot may be made in.
     pub fn close(&mut self) {
-        self.inherited.clear();
+        self.inherited.retain(|name, _| NEW_SNAPSHOT.contains(&name.as_str()));
+    }
+
+    /// Whether a snapshot of the VM may be made: by path always, else in files that were handed over for it.
+    pub fn may_be_saved(&self) -> bool {
+        !self.is_sealed || self.has_any(NEW_SNAPSHOT)
+    }
+
+    fn has_any(&self, names: [&str; 2]) -> bool {
+        names.iter().any(|name| self.inherited.contains_key(*name))
     }
 
     /// What the main thread promises while the vmm is configured.
     pub fn role_to_configure(&self) -> Role {
-        if self.is_sealed() { Role::VmmConfigureSealed } else { Role::VmmConfigure }
+        match self.is_sealed() {
+            false => Role::VmmConfigure,
+            true if self.has_any(SNAPSHOT) || self.has_any(NEW_SNAPSHOT) => Role::VmmConfigureSnapshot,
+            true => Role::VmmConfigureSealed,
+        }
     }
 
     /// What the main thread promises once the guest runs.
     pub fn role_to_run(&self) -> Role {
-        if self.is_sealed() { Role::VmmRunSealed } else { Role::VmmRun }
+        match self.is_sealed() {
+            false => Role::VmmRun,
+            true if self.has_any(NEW_SNAPSHOT) => Role::VmmRunSnapshot,
+            true => Role::VmmRunSealed,
+        }
     }
 
     /// Whether no path is opened.
@@ -137,6 +161,20 @@ impl Descriptors {
         self.inherited.keys().filter_map(number).collect()
     }
 
+    /// Makes the file `path`, or gives the descriptor that `fd:NAME` stands for away.
+    ///
+    /// # Errors
+    /// If that can't be done; the text names `path`.
+    pub fn create(&mut self, path: &str) -> Result<File, OpenError> {
+        match name_of(path) {
+            Some(name) => match self.take(name) {
+                Some(descriptor) => Ok(descriptor.into()),
+                None => Err(OpenError::NotInherited(name.to_owned())),
+            },
+            None => self.open(path, Access::Create),
+        }
+    }
+
     /// Opens `path`, or duplicates the descriptor that `fd:NAME` stands for.
     ///
     /// # Errors
@@ -156,6 +194,7 @@ impl Descriptors {
         match access {
             Access::Read => {}
             Access::ReadWrite => drop(options.write(true)),
+            Access::Create => drop(options.write(true).create(true).truncate(true).mode(0o600)),
             Access::Append => drop(options.append(true).create(true)),
         }
         options.open(path).map_err(|source| OpenError::Open { path: path.to_owned(), source })

@@ -22,6 +22,7 @@ pub mod request;
 pub mod resources;
 pub mod routes;
 pub mod server;
+pub mod snapshot;
 pub mod sys;
 pub mod threads;
 pub mod vm;

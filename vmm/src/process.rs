@@ -13,7 +13,7 @@ use stockade_vmm_api::exit::ExitReason;
 
 use crate::api::{self, Api};
 use crate::cli::{self, Arguments};
-use crate::config_file;
+use crate::config_file::{self, Origin};
 use crate::controller::{ControlError, Controller};
 use crate::descriptors::{Descriptors, EVENTS};
 use crate::events::Events;
@@ -127,9 +127,13 @@ enum NotConfined {
 fn control(controller: &mut Controller, config_file: Option<&str>) -> Result<ExitReason, Failure> {
     let vm = match config_file {
         Some(path) => {
-            config_file::apply(path, &mut controller.resources, &mut controller.descriptors)
+            let origin = config_file::apply(path, &mut controller.resources, &mut controller.descriptors)
                 .map_err(|error| Failure::with(code::BAD_CONFIGURATION)(&error))?;
-            controller.start().map_err(|error| match error {
+            let started = match &origin {
+                Origin::Boot => controller.start(),
+                Origin::Snapshot(load) => controller.load(load).map_err(ControlError::Load),
+            };
+            started.map_err(|error| match error {
                 ControlError::Start(_) => Failure::with(code::BAD_CONFIGURATION)(&error),
                 _ => Failure::with(code::FAILURE)(&error),
             })?

@@ -10,6 +10,7 @@ use stockade_vmm_api::entropy::Entropy;
 use stockade_vmm_api::logger::Logger;
 use stockade_vmm_api::machine_config::{MachineConfig, MachineConfigPatch};
 use stockade_vmm_api::serial::Serial;
+use stockade_vmm_api::snapshot::{SnapshotCreate, SnapshotLoad};
 use stockade_vmm_api::vsock::Vsock;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -42,6 +43,10 @@ pub enum ApiRequest {
     PutSerial(Serial),
     /// `PUT /logger`
     PutLogger(Logger),
+    /// `PUT /snapshot/create`
+    CreateSnapshot(SnapshotCreate),
+    /// `PUT /snapshot/load`
+    LoadSnapshot(SnapshotLoad),
     /// `PUT /actions` with `InstanceStart`
     Start,
     /// `PUT /actions` with `SendCtrlAltDel`

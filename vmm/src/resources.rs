@@ -18,6 +18,7 @@ use stockade_vmm_api::vm_config::VmConfig;
 use stockade_vmm_api::vsock::{Vsock, VsockError};
 
 use crate::descriptors::{self, Access, Descriptors, OpenError};
+use crate::snapshot::SavedConfig;
 
 /// Something that the guest can't have. The text begins as Firecracker's does, as clients look for that.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +119,8 @@ pub struct OpenVsock {
 pub struct Resources {
     /// Processors and memory.
     pub machine: MachineConfig,
+    /// Whether a client has said what they are.
+    machine_is_set: bool,
     /// Changes to the processor that the guest sees.
     pub template: Option<CpuTemplate>,
     /// What is to be booted.
@@ -152,6 +155,7 @@ impl Resources {
     /// If no machine is like that.
     pub fn set_machine(&mut self, config: MachineConfig) -> Result<(), ResourceError> {
         self.machine = config.validated()?;
+        self.machine_is_set = true;
         Ok(())
     }
 
@@ -161,6 +165,7 @@ impl Resources {
     /// If no machine is like that.
     pub fn patch_machine(&mut self, patch: &MachineConfigPatch) -> Result<(), ResourceError> {
         self.machine = self.machine.patched(patch)?;
+        self.machine_is_set = true;
         Ok(())
     }
 
@@ -225,6 +230,28 @@ impl Resources {
             }
         };
         self.vsock = Some(OpenVsock { config, endpoint });
+        Ok(())
+    }
+
+    /// Whether nothing has been set that a snapshot brings along.
+    pub fn are_untouched(&self) -> bool {
+        let nothing = self.boot.is_none() && self.drives.is_empty() && self.vsock.is_none() && self.entropy.is_none();
+        nothing && !self.machine_is_set
+    }
+
+    /// Sets what a VM had that was saved.
+    ///
+    /// # Errors
+    /// At the first thing that can't be had.
+    pub fn restore(&mut self, config: SavedConfig, descriptors: &mut Descriptors) -> Result<(), ResourceError> {
+        self.set_machine(config.machine_config)?;
+        for drive in config.drives {
+            self.set_drive(drive, descriptors)?;
+        }
+        if let Some(vsock) = config.vsock {
+            self.set_vsock(vsock, descriptors)?;
+        }
+        self.entropy = config.entropy;
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use stockade_vmm_api::action::{ActionBody, ActionType, RequestedState, VmPatch};
 use stockade_vmm_api::drive::Drive;
 use stockade_vmm_api::id::{ResourceId, ResourceIdError};
 use stockade_vmm_api::machine_config::{MachineConfig, MachineConfigPatch};
+use stockade_vmm_api::snapshot::SnapshotLoad;
 use stockade_vmm_api::vsock::Vsock;
 
 use crate::http::{Method, Request};
@@ -47,6 +48,9 @@ pub enum RouteError {
         /// What is not available, with its verb.
         what: &'static str,
     },
+    /// Neither create nor load.
+    #[error("Missing snapshot operation type.")]
+    NoOperation,
     /// A name that can't be one.
     #[error(transparent)]
     Id(#[from] ResourceIdError),
@@ -95,6 +99,9 @@ pub fn route(request: &Request) -> Result<Routed, RouteError> {
         (Method::Put, "machine-config", _) => put_machine_config(body),
         (Method::Patch, "machine-config", _) => patch_machine_config(body),
         (Method::Put, "serial", _) => plain(ApiRequest::PutSerial(json(body)?)),
+        (Method::Put, "snapshot", Some("create")) => plain(ApiRequest::CreateSnapshot(json(body)?)),
+        (Method::Put, "snapshot", Some("load")) => load_snapshot(body),
+        (Method::Put, "snapshot", None) => Err(RouteError::NoOperation),
         (Method::Patch, "vm", _) => plain(state(body)?),
         (Method::Put, "vsock", _) => put_vsock(body),
         (_, resource, part) => Err(match unavailable(request.method, resource, part) {
@@ -116,7 +123,6 @@ fn unavailable(method: Method, resource: &str, part: Option<&str>) -> Option<&'s
         (Get | Put | Patch, "mmds", _) => Some("the metadata service is"),
         (Put | Patch, "network-interfaces", _) => Some("networking is"),
         (Put | Patch, "pmem", _) => Some("the pmem device is"),
-        (Put, "snapshot", Some("create" | "load")) => Some("snapshots are"),
         _ => None,
     }
 }
@@ -164,6 +170,14 @@ fn patch_machine_config(body: &[u8]) -> Result<Routed, RouteError> {
     }
     let deprecated = patch.cpu_template.map(|_| "PATCH /machine-config: cpu_template field is deprecated.");
     Ok(Routed { request: ApiRequest::PatchMachineConfig(patch), deprecated })
+}
+
+fn load_snapshot(body: &[u8]) -> Result<Routed, RouteError> {
+    let load: SnapshotLoad = json(body)?;
+    let deprecated = load
+        .is_deprecated()
+        .then_some("PUT /snapshot/load: mem_file_path and enable_diff_snapshots fields are deprecated.");
+    Ok(Routed { request: ApiRequest::LoadSnapshot(load), deprecated })
 }
 
 fn put_vsock(body: &[u8]) -> Result<Routed, RouteError> {
@@ -258,7 +272,6 @@ mod tests {
             (Method::Patch, "/balloon/hinting/stop"),
             (Method::Patch, "/drives/a"),
             (Method::Put, "/pmem/a"),
-            (Method::Put, "/snapshot/load"),
             (Method::Delete, "/drives/a"),
             (Method::Get, "/hotplug/memory"),
         ] {

@@ -5,6 +5,7 @@
 //! ```
 //! What can fail comes before what can't be repeated, so that a client may repair its configuration and start again.
 
+use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,10 +15,14 @@ use stockade_boot::{BootError, BootSource, CommandLine, CommandLineError, Platfo
 use stockade_devices::guest_request::GuestRequest;
 use stockade_devices::legacy::boot_timer::Timestamp;
 use stockade_devices::legacy::i8042::I8042Error;
-use stockade_devices::legacy::{Console, I8042};
+use stockade_devices::legacy::serial::UartStateError;
+use stockade_devices::legacy::{Console, I8042, SerialPort};
+use stockade_devices::virtio::Memory;
+use stockade_devices::virtio::mmio::MmioTransport;
+use stockade_devices::virtio::state::DeviceStateError;
 use stockade_machine::{
-    DirtyLog, GroupError, GuestEnd, Hypervisor, HypervisorError, Machine, MachineError, MachineSpec, MemorySpec,
-    ThreadsPerCore, VcpuGroup,
+    Buses, Clock, DirtyLog, GroupError, GuestEnd, Hypervisor, HypervisorError, Machine, MachineError, MachineSpec,
+    MemorySpec, Saving, StateError, ThreadsPerCore, VcpuGroup, write_all, write_memory,
 };
 use stockade_vmm_api::event::EventKind;
 use stockade_vmm_api::instance::InstanceState;
@@ -27,6 +32,7 @@ use crate::board::{self, Board, BoardError, EventLoop};
 use crate::descriptors::{self, Descriptors, OpenError};
 use crate::events::Events;
 use crate::resources::{Boot, Resources};
+use crate::snapshot::{SavedConfig, SavedVm, SnapshotFileError};
 use crate::threads::Filters;
 use crate::wake::Wake;
 
@@ -61,6 +67,25 @@ pub enum StartError {
     /// The vCPU threads.
     #[error(transparent)]
     Vcpus(#[from] GroupError),
+    /// A saved state with other devices.
+    #[error("the state has {found} virtio devices, and its configuration {expected}")]
+    DeviceCount {
+        /// In the state.
+        found: usize,
+        /// In the configuration.
+        expected: usize,
+    },
+    /// The saved state of a device.
+    #[error("the state of virtio device {index}: {source}")]
+    Device {
+        /// Which, from 0.
+        index: usize,
+        /// Why.
+        source: DeviceStateError,
+    },
+    /// The saved state of the serial port.
+    #[error(transparent)]
+    Serial(#[from] UartStateError),
     /// What wakes the event loop.
     #[error("duplicate eventfd: {0}")]
     Wake(#[from] std::io::Error),
@@ -81,6 +106,24 @@ pub enum RunError {
     Pledge(#[from] PledgeError),
 }
 
+/// A VM that can't be saved.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SaveError {
+    /// vCPUs or interrupt controllers.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The state file.
+    #[error(transparent)]
+    File(#[from] SnapshotFileError),
+    /// The state file.
+    #[error("write the state file: {0}")]
+    WriteState(std::io::Error),
+    /// The memory file.
+    #[error("write the memory file: {0}")]
+    WriteMemory(std::io::Error),
+}
+
 /// What the VM is started with, beside its resources.
 #[derive(Debug, Clone, Copy)]
 pub struct StartOptions {
@@ -97,6 +140,9 @@ pub struct Vm {
     console: Arc<Mutex<Console>>,
     keyboard: Arc<I8042>,
     request: Arc<GuestRequest>,
+    serial: Arc<SerialPort>,
+    virtio: Vec<Arc<MmioTransport>>,
+    memory: Memory,
     state: InstanceState,
     next_look: Instant,
 }
@@ -134,21 +180,52 @@ impl Vm {
         if let Some(start) = options.boot_timer {
             board.add_boot_timer(start)?;
         }
-        for drive in &resources.drives {
-            board.add_drive(drive)?;
+        board.add_virtio_devices(resources)?;
+        let parts = Parts::of(board);
+        Self::assemble(machine, parts, options, requests)
+    }
+
+    /// Builds the VM that was saved as `saved`, with a copy of the memory in `memory`. `resources` are those that the state
+    /// names. As with [`build`](Self::build), it waits.
+    ///
+    /// # Errors
+    /// If the state is of another host, or of no VM at all.
+    pub fn restore(
+        resources: &mut Resources,
+        saved: (&SavedVm, &File, Clock),
+        descriptors: &Descriptors,
+        options: StartOptions,
+        events: &mut Events,
+        requests: &EventFd,
+    ) -> Result<Self, StartError> {
+        let (saved, memory, clock) = saved;
+        let (found, expected) = (saved.devices.len(), board::places(resources)?.len());
+        if found != expected {
+            return Err(StartError::DeviceCount { found, expected });
         }
-        if let Some(entropy) = resources.entropy {
-            board.add_entropy(entropy.rate_limiter)?;
+        let hypervisor = open_hypervisor(descriptors)?;
+        let spec = machine_spec(resources, descriptors);
+        let machine = hypervisor.create_machine()?.restore(&spec, &saved.machine, memory, clock)?;
+        events.emit(EventKind::KvmReady);
+        let mut board = Board::new(&machine, resources, descriptors)?;
+        board.add_virtio_devices(resources)?;
+        board.serial.restore(&saved.serial)?;
+        board.keyboard.restore(&saved.keyboard);
+        for (index, (device, state)) in board.virtio.iter().zip(&saved.devices).enumerate() {
+            device.restore(state).map_err(|source| StartError::Device { index, source })?;
         }
-        // Last, as it can't be had back.
-        if let Some(vsock) = resources.vsock.take() {
-            board.add_vsock(vsock)?;
-        }
-        let Board { buses, mut events, console, keyboard, .. } = board;
+        events.emit(EventKind::Loaded);
+        let parts = Parts::of(board);
+        Self::assemble(machine, parts, options, requests)
+    }
+
+    fn assemble(machine: Machine, parts: Parts, options: StartOptions, requests: &EventFd) -> Result<Self, StartError> {
+        let Parts { buses, mut events, console, keyboard, serial, virtio } = parts;
         let request = buses.request.clone();
         for event in [request.event(), requests] {
             events.add_subscriber(Box::new(Wake::on(event)?));
         }
+        let memory = machine.memory().clone();
         let filters = options.filters;
         let vcpus = machine.start_vcpus(buses, move || {
             if let Err(error) = filters.pledge(Role::Vcpu) {
@@ -156,7 +233,25 @@ impl Vm {
                 std::process::exit(1);
             }
         })?;
-        Ok(Self { vcpus, events, console, keyboard, request, state: InstanceState::Paused, next_look: Instant::now() })
+        let (state, next_look) = (InstanceState::Paused, Instant::now());
+        Ok(Self { vcpus, events, console, keyboard, request, serial, virtio, memory, state, next_look })
+    }
+
+    /// Saves it: all but the memory to `state`, and that to `memory`. It has been [paused](Self::pause).
+    ///
+    /// # Errors
+    /// If a file can't be written. The VM is as before.
+    pub fn save(&self, config: &SavedConfig, state: &File, memory: &File) -> Result<(), SaveError> {
+        let devices = self.virtio.iter().map(|device| device.save()).collect();
+        let saved = SavedVm::new(config, self.vcpus.save()?, self.serial.save(), self.keyboard.save(), devices)?;
+        let bytes = saved.encode()?;
+        write_memory(&self.memory, memory).map_err(SaveError::WriteMemory)?;
+        let write = || {
+            state.set_len(0)?;
+            write_all(state, 0, &bytes)?;
+            state.sync_data()
+        };
+        write().map_err(SaveError::WriteState)
     }
 
     /// Whether it runs.
@@ -235,14 +330,40 @@ impl Vm {
     }
 }
 
+/// What is left of a board when it is complete.
+struct Parts {
+    buses: Buses,
+    events: EventLoop,
+    console: Arc<Mutex<Console>>,
+    keyboard: Arc<I8042>,
+    serial: Arc<SerialPort>,
+    virtio: Vec<Arc<MmioTransport>>,
+}
+
+impl Parts {
+    fn of(board: Board<'_>) -> Self {
+        let Board { buses, events, console, keyboard, serial, virtio, .. } = board;
+        Self { buses, events, console, keyboard, serial, virtio }
+    }
+}
+
 fn create_machine(resources: &Resources, descriptors: &Descriptors) -> Result<Machine, StartError> {
     if resources.boot.is_none() {
         return Err(StartError::NoKernel);
     }
+    let hypervisor = open_hypervisor(descriptors)?;
+    Ok(hypervisor.create_machine()?.build(&machine_spec(resources, descriptors))?)
+}
+
+fn open_hypervisor(descriptors: &Descriptors) -> Result<Hypervisor, StartError> {
     let hypervisor = Hypervisor::open(descriptors.duplicate(descriptors::KVM)?)?;
     log::info!("{}", hypervisor.host());
+    Ok(hypervisor)
+}
+
+fn machine_spec<'a>(resources: &'a Resources, descriptors: &Descriptors) -> MachineSpec<'a> {
     let config = &resources.machine;
-    let spec = MachineSpec {
+    MachineSpec {
         vcpus: config.vcpu_count,
         threads_per_core: if config.smt { ThreadsPerCore::Two } else { ThreadsPerCore::One },
         memory: MemorySpec {
@@ -251,8 +372,8 @@ fn create_machine(resources: &Resources, descriptors: &Descriptors) -> Result<Ma
             dirty_log: if config.track_dirty_pages { DirtyLog::On } else { DirtyLog::Off },
         },
         template: resources.template.as_ref(),
-    };
-    Ok(hypervisor.create_machine()?.build(&spec)?)
+        saving: if descriptors.may_be_saved() { Saving::Possible } else { Saving::Never },
+    }
 }
 
 /// What the kernel is told: the client's arguments, the root device, the places of the virtio devices.

@@ -47,6 +47,11 @@ impl<'a> Block<'a> {
         Self { device, queue, puppet }
     }
 
+    /// Goes on with a device that a copy of the guest has set up.
+    pub fn resumed(puppet: &'a Puppet, device: Device<'a>, queue: Queue<'a>) -> Self {
+        Self { device, queue, puppet }
+    }
+
     fn header(&self) -> u64 {
         self.queue.buffers()
     }

@@ -21,4 +21,5 @@ mod hostile_driver;
 mod pause;
 mod processors;
 mod sealed;
+mod snapshot;
 mod vsock;

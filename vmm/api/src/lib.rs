@@ -17,6 +17,7 @@
 //! | [`machine_config`] | `/machine-config` |
 //! | [`rate_limiter`] | the `rate_limiter` field of several |
 //! | [`serial`] | `PUT /serial` |
+//! | [`snapshot`] | `PUT /snapshot/create`, `PUT /snapshot/load` |
 //! | [`vm_config`] | `GET /vm/config`, `--config-file` |
 //! | [`vsock`] | `PUT /vsock` |
 //!
@@ -37,6 +38,7 @@ pub mod logger;
 pub mod machine_config;
 pub mod rate_limiter;
 pub mod serial;
+pub mod snapshot;
 pub mod vm_config;
 pub mod vsock;
 

@@ -10,6 +10,7 @@ use crate::entropy::Entropy;
 use crate::logger::Logger;
 use crate::machine_config::MachineConfig;
 use crate::serial::Serial;
+use crate::snapshot::SnapshotLoad;
 use crate::vsock::Vsock;
 
 /// Answer to `GET /vm/config`, which clients compare as a whole: always these keys, `null` or empty what is not set.
@@ -88,6 +89,31 @@ pub struct ConfigFile {
     /// Where the guest's serial console goes. Firecracker takes this over the API only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<Serial>,
+}
+
+/// The file of `--config-file` for a VM that comes from a snapshot. Firecracker loads one over the API only.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct SnapshotFile {
+    /// The snapshot.
+    pub snapshot: SnapshotLoad,
+    /// The log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logger: Option<Logger>,
+    /// Where the guest's serial console goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<Serial>,
+}
+
+/// What a vmm is started with in a file.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+#[allow(clippy::large_enum_variant, reason = "there is one")]
+pub enum StartFile {
+    /// A guest to boot.
+    Boot(ConfigFile),
+    /// A guest that has booted.
+    Snapshot(SnapshotFile),
 }
 
 /// The `cpu-config` key of [`ConfigFile`].

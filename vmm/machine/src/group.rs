@@ -5,7 +5,10 @@ use std::{io, sync::Arc, thread, time::Duration};
 use kvm_ioctls::VmFd;
 
 use crate::{
+    MachineState,
+    arch::StateError,
     control::{Control, GuestEnd, Order},
+    machine::StateReader,
     sys,
     vcpu::{Buses, Vcpu},
 };
@@ -41,7 +44,8 @@ pub struct VcpuGroup {
     control: Arc<Control>,
     watch: HaltWatch,
     /// Keeps the machine's registrations alive.
-    _vm: VmFd,
+    vm: VmFd,
+    reader: Option<StateReader>,
 }
 
 impl VcpuGroup {
@@ -49,6 +53,7 @@ impl VcpuGroup {
         vm: VmFd,
         vcpus: Vec<Vcpu>,
         buses: Buses,
+        reader: Option<StateReader>,
         confine: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, GroupError> {
         sys::handle_interrupt_signal().map_err(GroupError::Prepare)?;
@@ -72,7 +77,7 @@ impl VcpuGroup {
                 return Err(GroupError::Spawn { index, source });
             }
         }
-        Ok(Self { control, watch: HaltWatch::default(), _vm: vm })
+        Ok(Self { control, watch: HaltWatch::default(), vm, reader })
     }
 
     /// Lets the vCPUs run.
@@ -90,6 +95,14 @@ impl VcpuGroup {
     /// If a vCPU can't be interrupted.
     pub fn pause(&self) -> Result<(), GroupError> {
         self.control.order(Order::Pause).map_err(GroupError::Interrupt)
+    }
+
+    /// The state of vCPUs and interrupt controllers. The caller has [paused](Self::pause) the vCPUs.
+    ///
+    /// # Errors
+    /// If the machine was built without [`Saving::Possible`](crate::Saving::Possible), or KVM refuses.
+    pub fn save(&self) -> Result<MachineState, StateError> {
+        self.reader.as_ref().ok_or(StateError::GivenUp)?.save(&self.vm)
     }
 
     /// Stops the vCPUs for good, and ends their threads. To a process that ends anyway, [`pause`](Self::pause) is enough.

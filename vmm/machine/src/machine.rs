@@ -1,8 +1,9 @@
 //! Builds a machine: memory, vCPUs, and the wires between devices and KVM.
 
-use std::{io, sync::Arc};
+use std::{fs::File, io, sync::Arc};
 
 use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
+use serde::{Deserialize, Serialize};
 use stockade_boot::{Entry, GuestMemory};
 use stockade_vmm_api::{
     cpu_template::{CpuTemplate, KvmCapability},
@@ -11,10 +12,14 @@ use stockade_vmm_api::{
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::{
-    arch::{self, Features, HostKind, ThreadsPerCore, VcpuConfigError},
+    arch::{
+        self, Clock, Features, HostKind, PlatformState, SavedRegisters, StateError, ThreadsPerCore, VcpuConfigError,
+        VcpuState,
+    },
     group::{GroupError, VcpuGroup},
     hypervisor::HypervisorError,
     memory::{MemoryError, MemorySpec},
+    sys,
     vcpu::{Buses, Vcpu},
 };
 
@@ -29,6 +34,58 @@ pub struct MachineSpec<'a> {
     pub memory: MemorySpec,
     /// Changes to what the guest sees of the host's processor.
     pub template: Option<&'a CpuTemplate>,
+    /// Whether its state will be saved.
+    pub saving: Saving,
+}
+
+/// Whether a machine can be saved later, for which it has to keep more open than it needs to run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Saving {
+    /// It can't.
+    #[default]
+    Never,
+    /// It can.
+    Possible,
+}
+
+/// A machine, without its memory and its devices: to be kept, and [restored](BareMachine::restore) as often as one likes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MachineState {
+    pub(crate) vcpus: Vec<VcpuState>,
+    pub(crate) platform: PlatformState,
+}
+
+impl MachineState {
+    /// Number of its vCPUs.
+    pub fn vcpus(&self) -> usize {
+        self.vcpus.len()
+    }
+}
+
+/// What a machine is saved by.
+#[derive(Debug)]
+pub(crate) struct StateReader {
+    vcpus: Vec<VcpuFd>,
+    registers: SavedRegisters,
+}
+
+impl StateReader {
+    fn new(kvm: &Kvm, vm: &VmFd, vcpus: &[VcpuFd], template: Option<&CpuTemplate>) -> Result<Self, MachineError> {
+        let second = |vcpu| sys::second_handle(vm, vcpu).map_err(MachineError::SecondHandle);
+        Ok(Self {
+            vcpus: vcpus.iter().map(second).collect::<Result<_, _>>()?,
+            registers: SavedRegisters::of(kvm, template)?,
+        })
+    }
+
+    /// Reads a machine none of whose vCPUs runs.
+    pub(crate) fn save(&self, vm: &VmFd) -> Result<MachineState, StateError> {
+        let save = |vcpu| VcpuState::save(vm, vcpu, &self.registers);
+        Ok(MachineState {
+            vcpus: self.vcpus.iter().map(save).collect::<Result<_, _>>()?,
+            platform: PlatformState::save(vm)?,
+        })
+    }
 }
 
 /// A machine that can't be built.
@@ -71,6 +128,12 @@ pub enum MachineError {
         /// Why.
         source: VcpuConfigError,
     },
+    /// What a machine is saved by.
+    #[error("duplicate the descriptor of a vCPU: {0}")]
+    SecondHandle(io::Error),
+    /// A state that this machine can't have.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// An interrupt line.
     #[error("connect an eventfd to interrupt {gsi}: {source}")]
     Irqfd {
@@ -113,17 +176,8 @@ impl BareMachine {
             return Err(MachineError::VcpuCount(spec.vcpus));
         }
         self.check_capabilities(spec.template)?;
-        // Memory slots come first. KVM waits for a grace period when they change, and while it still disposes of what the
-        // interrupt controllers' registration left behind, that takes milliseconds instead of microseconds.
         let memory = spec.memory.map(self.features.address_bits())?;
-        spec.memory.register(&self.vm, &memory)?;
-        arch::create_platform(&self.vm)?;
-
-        let create_vcpu = |index| {
-            let failed = |source: kvm_ioctls::Error| MachineError::CreateVcpu { index, source: source.into() };
-            self.vm.create_vcpu(u64::from(index)).map_err(failed)
-        };
-        let vcpus = (0..spec.vcpus).map(create_vcpu).collect::<Result<Vec<_>, _>>()?;
+        let vcpus = self.furnish(spec, &memory)?;
         let model = self
             .features
             .model(spec.vcpus, spec.threads_per_core, spec.template)
@@ -131,7 +185,54 @@ impl BareMachine {
         for (index, vcpu) in (0..).zip(&vcpus) {
             model.configure(vcpu, index).map_err(|source| MachineError::ConfigureVcpu { index, source })?;
         }
-        Ok(Machine { vcpus, vm: self.vm, memory: Arc::new(memory), host: self.features.host() })
+        self.finish(spec, memory, vcpus)
+    }
+
+    /// Gives it what a machine had that was saved: `state`, and the memory in `file`, of which it has a copy of its own.
+    /// /dev/kvm is closed afterwards.
+    ///
+    /// # Errors
+    /// If `spec` and `state` don't belong together, or `state` is of another kind of host, or of no machine at all.
+    pub fn restore(
+        self,
+        spec: &MachineSpec<'_>,
+        state: &MachineState,
+        file: &File,
+        clock: Clock,
+    ) -> Result<Machine, MachineError> {
+        self.check_capabilities(spec.template)?;
+        let (found, expected) = (state.vcpus.len(), usize::from(spec.vcpus));
+        if found != expected || !(1..=MAX_VCPUS).contains(&spec.vcpus) {
+            return Err(StateError::VcpuCount { found, expected }.into());
+        }
+        let memory = spec.memory.map_file(self.features.address_bits(), file)?;
+        let vcpus = self.furnish(spec, &memory)?;
+        for (vcpu, state) in vcpus.iter().zip(&state.vcpus) {
+            state.restore(&self.vm, vcpu)?;
+        }
+        state.platform.restore(&self.vm, clock)?;
+        self.finish(spec, memory, vcpus)
+    }
+
+    /// Memory slots, interrupt controllers and new vCPUs.
+    fn furnish(&self, spec: &MachineSpec<'_>, memory: &GuestMemory) -> Result<Vec<VcpuFd>, MachineError> {
+        // Memory slots come first. KVM waits for a grace period when they change, and while it still disposes of what the
+        // interrupt controllers' registration left behind, that takes milliseconds instead of microseconds.
+        spec.memory.register(&self.vm, memory)?;
+        arch::create_platform(&self.vm)?;
+        let create_vcpu = |index| {
+            let failed = |source: kvm_ioctls::Error| MachineError::CreateVcpu { index, source: source.into() };
+            self.vm.create_vcpu(u64::from(index)).map_err(failed)
+        };
+        (0..spec.vcpus).map(create_vcpu).collect()
+    }
+
+    fn finish(self, spec: &MachineSpec<'_>, memory: GuestMemory, vcpus: Vec<VcpuFd>) -> Result<Machine, MachineError> {
+        let reader = match spec.saving {
+            Saving::Never => None,
+            Saving::Possible => Some(StateReader::new(&self.kvm, &self.vm, &vcpus, spec.template)?),
+        };
+        Ok(Machine { vcpus, vm: self.vm, memory: Arc::new(memory), host: self.features.host(), reader })
     }
 
     fn check_capabilities(&self, template: Option<&CpuTemplate>) -> Result<(), MachineError> {
@@ -161,6 +262,7 @@ pub struct Machine {
     vm: VmFd,
     memory: Arc<GuestMemory>,
     host: HostKind,
+    reader: Option<StateReader>,
 }
 
 impl Machine {
@@ -216,6 +318,6 @@ impl Machine {
         let memory = self.memory;
         let host = self.host;
         let vcpus = (0..).zip(self.vcpus).map(|(index, fd)| Vcpu::new(fd, index, host, memory.clone())).collect();
-        VcpuGroup::start(self.vm, vcpus, buses, confine)
+        VcpuGroup::start(self.vm, vcpus, buses, self.reader, confine)
     }
 }

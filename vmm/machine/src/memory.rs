@@ -1,12 +1,15 @@
-//! Guest memory: anonymous, private, reserved by nobody until it is touched.
+//! Guest memory: private, reserved by nobody until it is touched; zero at first, or what a file has.
+//!
+//! A file that memory was saved to is mapped and not read. Machines that were restored from the same file share its pages
+//! until they write to them, and none of them ever changes it.
 
-use std::io;
+use std::{fs::File, io, sync::Arc};
 
 use kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES;
 use kvm_ioctls::VmFd;
 use stockade_boot::{GuestMemory, layout::LayoutError, memory_regions};
 use stockade_vmm_api::machine_config::HugePages;
-use vm_memory::{GuestAddress, GuestRegionMmap, mmap::MmapRegionBuilder};
+use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap, mmap::MmapRegionBuilder};
 
 use crate::sys;
 
@@ -58,6 +61,22 @@ pub enum MemoryError {
         /// Bits of an address.
         bits: u8,
     },
+    /// The file has another length than the memory.
+    #[error(
+        "the memory file has {found} bytes, and the guest's memory {expected}: it belongs to another state, or is damaged"
+    )]
+    FileLength {
+        /// Of the file.
+        found: u64,
+        /// Of the memory.
+        expected: u64,
+    },
+    /// The file can't be used.
+    #[error("map the memory file: {0}")]
+    File(io::Error),
+    /// Memory from a file has pages of the usual size.
+    #[error("memory can't be loaded into huge pages; use huge_pages None")]
+    HugePages,
     /// KVM does not take it.
     #[error("KVM_SET_USER_MEMORY_REGION at {address:#x}: {source}")]
     Slot {
@@ -85,18 +104,46 @@ impl MemorySpec {
     pub(crate) fn map(&self, address_bits: u8) -> Result<GuestMemory, MemoryError> {
         let ranges = memory_regions(self.bytes)?;
         check_address_bits(&ranges, address_bits)?;
-        let mut flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        self.map_ranges(ranges, None)
+    }
+
+    /// Maps the memory from `file`, which has all of its ranges one after the other.
+    pub(crate) fn map_file(&self, address_bits: u8, file: &File) -> Result<GuestMemory, MemoryError> {
+        let ranges = memory_regions(self.bytes)?;
+        check_address_bits(&ranges, address_bits)?;
+        let found = file.metadata().map_err(MemoryError::File)?.len();
+        if found != self.bytes {
+            return Err(MemoryError::FileLength { found, expected: self.bytes });
+        }
+        if self.huge_pages != HugePages::None {
+            return Err(MemoryError::HugePages);
+        }
+        self.map_ranges(ranges, Some(&Arc::new(file.try_clone().map_err(MemoryError::File)?)))
+    }
+
+    fn map_ranges(
+        &self,
+        ranges: Vec<(GuestAddress, usize)>,
+        file: Option<&Arc<File>>,
+    ) -> Result<GuestMemory, MemoryError> {
+        let mut flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+        if file.is_none() {
+            flags |= libc::MAP_ANONYMOUS;
+        }
         if self.huge_pages == HugePages::Hugetlbfs2M {
             flags |= libc::MAP_HUGETLB | libc::MAP_HUGE_2MB;
         }
         let mut regions = Vec::new();
+        let mut offset = 0_u64;
         for (start, bytes) in ranges {
             let failed = |source| MemoryError::Map { bytes, huge_pages: self.huge_pages, source };
-            let mapping = MmapRegionBuilder::new(bytes)
-                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-                .with_mmap_flags(flags)
-                .build()
-                .map_err(|error| failed(os_error(error)))?;
+            let mut builder =
+                MmapRegionBuilder::new(bytes).with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE).with_mmap_flags(flags);
+            if let Some(file) = file {
+                builder = builder.with_file_offset(FileOffset::from_arc(file.clone(), offset));
+            }
+            offset = offset.saturating_add(bytes as u64);
+            let mapping = builder.build().map_err(|error| failed(os_error(error)))?;
             let region = GuestRegionMmap::new(mapping, start)
                 .ok_or_else(|| failed(io::Error::other("region wraps around the address space")))?;
             regions.push(region);

@@ -4,16 +4,17 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
     ptr::NonNull,
     sync::atomic::{AtomicU8, Ordering},
     time::Duration,
 };
 
 use kvm_bindings::{
-    KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run, kvm_userspace_memory_region,
+    KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, Xsave, kvm_run,
+    kvm_userspace_memory_region, kvm_xsave,
 };
-use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd, VmFd};
 use stockade_boot::GuestMemory;
 use stockade_vmm_api::exit::ExitReason;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
@@ -57,6 +58,63 @@ pub(crate) fn advise(memory: &GuestMemory, advice: libc::c_int) -> io::Result<()
         }
     }
     Ok(())
+}
+
+/// A second handle of a vCPU, for a thread that reads its state while it does not run.
+pub(crate) fn second_handle(vm: &VmFd, vcpu: &VcpuFd) -> io::Result<VcpuFd> {
+    // SAFETY: `vcpu` keeps the descriptor open beyond this call.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(vcpu.as_raw_fd()) }.try_clone_to_owned()?;
+    // SAFETY: the descriptor is one of a vCPU of `vm`, and `into_raw_fd` gives its ownership up.
+    Ok(unsafe { vm.create_vcpu_from_rawfd(descriptor.into_raw_fd()) }?)
+}
+
+/// Size of the area that KVM keeps a vCPU's extended registers in. Only what KVM says becomes one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct XsaveSize {
+    /// Behind the part that always is there, in 32-bit words.
+    extra_words: usize,
+}
+
+impl XsaveSize {
+    const WORD: usize = size_of::<u32>();
+
+    /// What KVM says, if it does (KVM_CAP_XSAVE2, Linux 5.17). No feature is turned on later that would change it.
+    pub(crate) fn of(vm: &VmFd) -> Option<Self> {
+        let bytes = usize::try_from(vm.check_extension_int(Cap::Xsave2)).ok()?;
+        let extra = bytes.checked_sub(size_of::<kvm_xsave>())?;
+        Some(Self { extra_words: extra.div_ceil(Self::WORD) })
+    }
+
+    /// In bytes.
+    pub(crate) fn bytes(self) -> usize {
+        self.extra_words.saturating_mul(Self::WORD).saturating_add(size_of::<kvm_xsave>())
+    }
+}
+
+/// The extended registers of a vCPU.
+pub(crate) fn xsave(vcpu: &VcpuFd, size: XsaveSize) -> Result<Vec<u32>, kvm_ioctls::Error> {
+    let mut area = Xsave::new(size.extra_words).map_err(|_| kvm_ioctls::Error::new(libc::E2BIG))?;
+    // SAFETY: the area is as large as KVM says that it has to be.
+    unsafe { vcpu.get_xsave2(&mut area) }?;
+    let mut words = area.as_fam_struct_ref().xsave.region.to_vec();
+    words.extend_from_slice(area.as_slice());
+    Ok(words)
+}
+
+/// Sets the extended registers of a vCPU.
+pub(crate) fn set_xsave(vcpu: &VcpuFd, words: &[u32], size: XsaveSize) -> Result<(), kvm_ioctls::Error> {
+    let invalid = || kvm_ioctls::Error::new(libc::EINVAL);
+    let mut fixed = kvm_xsave::default();
+    let (region, extra) = words.split_at_checked(fixed.region.len()).ok_or_else(invalid)?;
+    if extra.len() != size.extra_words {
+        return Err(invalid());
+    }
+    fixed.region.copy_from_slice(region);
+    let mut area = Xsave::from_entries(extra).map_err(|_| invalid())?;
+    // SAFETY: only the part of fixed size is changed, and not the length of the part behind it.
+    unsafe { area.as_mut_fam_struct() }.xsave.region = fixed.region;
+    // SAFETY: the area is as large as KVM says that it has to be.
+    unsafe { vcpu.set_xsave2(&area) }
 }
 
 /// Why KVM_RUN returned.

@@ -17,7 +17,9 @@ use stockade_devices::{
     guest_request::GuestRequest,
     legacy::SleepRegisters,
 };
-use stockade_machine::{Buses, GuestEnd, Hypervisor, Machine, MachineSpec, MemorySpec, ThreadsPerCore, VcpuGroup};
+use stockade_machine::{
+    Buses, GuestEnd, Hypervisor, Machine, MachineSpec, MemorySpec, Saving, ThreadsPerCore, VcpuGroup,
+};
 use stockade_vmm_api::{cpu_template::CpuTemplate, exit::ExitReason};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -64,7 +66,13 @@ fn kvm(test: &str) -> Option<Hypervisor> {
 }
 
 fn spec(vcpus: u8, template: Option<&CpuTemplate>) -> MachineSpec<'_> {
-    MachineSpec { vcpus, threads_per_core: ThreadsPerCore::One, memory: MemorySpec::of_bytes(4 << 20), template }
+    MachineSpec {
+        vcpus,
+        threads_per_core: ThreadsPerCore::One,
+        memory: MemorySpec::of_bytes(4 << 20),
+        template,
+        saving: Saving::Never,
+    }
 }
 
 /// 32-bit protected mode without paging, flat segments.

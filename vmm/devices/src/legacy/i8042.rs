@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use serde::{Deserialize, Serialize};
 use stockade_vmm_api::exit::ExitReason;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -79,6 +80,19 @@ pub enum I8042Error {
     KeyboardOff,
 }
 
+/// What a controller was told, to be saved and restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct I8042State {
+    /// Control register.
+    pub control: u8,
+    /// Output port.
+    pub output_port: u8,
+    /// The command that waits for its data.
+    pub pending_command: Option<u8>,
+    /// What the guest has not read yet.
+    pub buffer: Vec<u8>,
+}
+
 /// The controller.
 #[derive(Debug)]
 pub struct I8042 {
@@ -137,6 +151,29 @@ impl I8042 {
         state.buffer.extend(CTRL_ALT_DEL);
         self.interrupt_if_full(&state);
         Ok(())
+    }
+
+    /// Its state.
+    pub fn save(&self) -> I8042State {
+        let state = lock(&self.state);
+        I8042State {
+            control: state.control,
+            output_port: state.output_port,
+            pending_command: state.pending_command,
+            buffer: state.buffer.iter().copied().collect(),
+        }
+    }
+
+    /// Takes a state over. More keys than there is room for are none.
+    pub fn restore(&self, saved: &I8042State) {
+        let mut state = lock(&self.state);
+        state.control = saved.control;
+        state.output_port = saved.output_port;
+        state.pending_command =
+            saved.pending_command.filter(|&command| [WRITE_CONTROL, WRITE_OUTPUT_PORT].contains(&command));
+        state.buffer.clear();
+        state.buffer.extend(saved.buffer.iter().take(BUFFER_SIZE));
+        self.interrupt_if_full(&state);
     }
 
     fn interrupt_if_full(&self, state: &State) {

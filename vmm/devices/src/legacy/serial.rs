@@ -7,8 +7,9 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use serde::{Deserialize, Serialize};
 use vm_superio::serial::{Error, SerialEvents};
-use vm_superio::{Serial, Trigger};
+use vm_superio::{Serial, SerialState, Trigger};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::output_ring::{OutputRing, Pushed};
@@ -36,6 +37,20 @@ counters! {
         faults,
     }
 }
+
+/// The registers of a port, and what the guest has not read yet; not what it has written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UartState {
+    /// DLL, DLM, IER, IIR, LCR, LSR, MCR, MSR, SCR.
+    pub registers: [u8; 9],
+    /// Input.
+    pub input: Vec<u8>,
+}
+
+/// Input that no FIFO holds.
+#[derive(Debug, thiserror::Error)]
+#[error("the serial port's state has {0} bytes of input, which are more than it has room for")]
+pub struct UartStateError(usize);
 
 /// The port, for the port bus and for a console.
 pub struct SerialPort {
@@ -74,6 +89,60 @@ impl SerialPort {
         let uart =
             Serial::with_events(InterruptTrigger(interrupt.clone()), UartEvents(line.clone()), Output(line.clone()));
         Ok(Self { uart: Mutex::new(uart), line, interrupt })
+    }
+
+    /// Its state.
+    pub fn save(&self) -> UartState {
+        let state = lock(&self.uart).state();
+        UartState {
+            registers: [
+                state.baud_divisor_low,
+                state.baud_divisor_high,
+                state.interrupt_enable,
+                state.interrupt_identification,
+                state.line_control,
+                state.line_status,
+                state.modem_control,
+                state.modem_status,
+                state.scratch,
+            ],
+            input: state.in_buffer,
+        }
+    }
+
+    /// Takes a state over.
+    ///
+    /// # Errors
+    /// If it has too much input.
+    pub fn restore(&self, saved: &UartState) -> Result<(), UartStateError> {
+        let [
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+        ] = saved.registers;
+        let state = SerialState {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            in_buffer: saved.input.clone(),
+        };
+        let trigger = InterruptTrigger(self.interrupt.clone());
+        let uart = Serial::from_state(&state, trigger, UartEvents(self.line.clone()), Output(self.line.clone()));
+        // Its trigger never fails, so it is the input.
+        *lock(&self.uart) = uart.map_err(|_| UartStateError(saved.input.len()))?;
+        Ok(())
     }
 
     /// What to register as irqfd of line [`COM1_IRQ`].

@@ -189,6 +189,19 @@ impl DeviceCore {
         Ok(())
     }
 
+    /// Where the device is in each queue: next index of the available and of the used ring.
+    pub(super) fn positions(&self) -> impl Iterator<Item = (u16, u16)> {
+        self.queues.iter().map(|queue| (queue.next_avail(), queue.next_used()))
+    }
+
+    /// Goes on at these places of queues that are [active](Self::is_active).
+    pub(super) fn set_positions(&mut self, positions: impl Iterator<Item = (u16, u16)>) {
+        for (queue, (next_available, next_used)) in self.queues.iter_mut().zip(positions) {
+            queue.set_next_avail(next_available);
+            queue.set_next_used(next_used);
+        }
+    }
+
     /// Returns to the state after [`new`](Self::new), except for the counters.
     pub(super) fn reset(&mut self) {
         self.active = false;

@@ -77,6 +77,16 @@ impl Interrupt {
         self.status.store(0, Ordering::SeqCst);
     }
 
+    /// Takes over what another one's driver has not seen yet, and tells the driver once more.
+    pub(super) fn restore(&self, status: u32, config_generation: u32, needs_reset: bool) {
+        self.config_generation.store(config_generation, Ordering::SeqCst);
+        self.needs_reset.store(needs_reset, Ordering::SeqCst);
+        let status = status & (USED_BUFFER | CONFIG_CHANGE);
+        if status != 0 {
+            self.raise(status);
+        }
+    }
+
     fn raise(&self, bit: u32) {
         self.status.fetch_or(bit, Ordering::SeqCst);
         // The counter can only be full if nobody reads it, that is, if there's no KVM behind it.

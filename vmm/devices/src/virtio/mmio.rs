@@ -21,6 +21,7 @@ use virtio_bindings::bindings::virtio_mmio as register;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::core::QueueLayout;
+use super::state::{DeviceState, DeviceStateError, QueueState};
 use super::{FaultCounters, GuestFault, Interrupt, VirtioDevice};
 use crate::bus::BusDevice;
 use crate::lock;
@@ -109,6 +110,90 @@ impl MmioTransport {
     /// The device behind the transport.
     pub fn device(&self) -> &Arc<Mutex<dyn VirtioDevice>> {
         &self.device
+    }
+
+    /// What the driver has set up. No vCPU runs, and the device does not work meanwhile.
+    pub fn save(&self) -> DeviceState {
+        let registers = lock(&self.registers);
+        let device = lock(&self.device);
+        let queues =
+            registers.queues.iter().zip(device.core().positions()).map(|(queue, (next_available, next_used))| {
+                let QueueLayout { size, ready, descriptors, available, used } = *queue;
+                QueueState { size, ready, descriptors, available, used, next_available, next_used }
+            });
+        DeviceState {
+            device_type: self.device_type,
+            status: registers.status,
+            needs_reset: self.interrupt.needs_reset(),
+            device_features_select: registers.device_features_select,
+            driver_features_select: registers.driver_features_select,
+            driver_features: registers.driver_features,
+            queue_select: registers.queue_select,
+            interrupt_status: self.interrupt.status(),
+            config_generation: self.interrupt.config_generation(),
+            queues: queues.collect(),
+        }
+    }
+
+    /// Brings a new device to where `state` says that a driver had brought one: through the registers, in the driver's order.
+    ///
+    /// # Errors
+    /// If no driver could have, or the state is one of another device. The device is of no use then.
+    pub fn restore(&self, state: &DeviceState) -> Result<(), DeviceStateError> {
+        let (found, expected) = (state.device_type, self.device_type);
+        if found != expected {
+            return Err(DeviceStateError::DeviceType { found, expected });
+        }
+        let (found, expected) = (state.queues.len(), self.queue_sizes.len());
+        if found != expected {
+            return Err(DeviceStateError::QueueCount { found, expected });
+        }
+        let mut registers = lock(&self.registers);
+        self.replay(&mut registers, state)?;
+        registers.device_features_select = state.device_features_select;
+        registers.driver_features_select = state.driver_features_select;
+        registers.queue_select = state.queue_select;
+        if registers.status & DRIVER_OK != 0 && !state.needs_reset {
+            let mut device = lock(&self.device);
+            device.core_mut().activate(registers.driver_features, &registers.queues)?;
+            device.core_mut().set_positions(state.queues.iter().map(|queue| (queue.next_available, queue.next_used)));
+            device.restored();
+        }
+        self.interrupt.restore(state.interrupt_status, state.config_generation, state.needs_reset);
+        Ok(())
+    }
+
+    /// All writes but the one that starts the device.
+    fn replay(&self, registers: &mut Registers, state: &DeviceState) -> Result<(), GuestFault> {
+        let known = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK | FAILED;
+        let follows = |bit: u32, on: u32| state.status & bit == 0 || state.status & on == on;
+        let legal = state.status & !known == 0
+            && follows(DRIVER, ACKNOWLEDGE)
+            && follows(FEATURES_OK, DRIVER)
+            && follows(DRIVER_OK, FEATURES_OK)
+            && (!state.needs_reset || state.status & DRIVER_OK != 0);
+        if !legal {
+            return Err(GuestFault::Status);
+        }
+        let negotiated = state.status & FEATURES_OK != 0;
+        if negotiated && !self.accepts(state.driver_features) {
+            return Err(GuestFault::Features);
+        }
+        registers.driver_features = state.driver_features;
+        for (queue, (layout, &max_size)) in state.queues.iter().zip(registers.queues.iter_mut().zip(&self.queue_sizes))
+        {
+            let is_new = *layout == QueueLayout { size: queue.size, ..QueueLayout::default() };
+            let QueueState { size, ready, descriptors, available, used, .. } = *queue;
+            let restored = QueueLayout { size, ready, descriptors, available, used };
+            let is_touched = !is_new || restored != *layout;
+            if is_touched && !negotiated {
+                return Err(GuestFault::QueueRegister);
+            }
+            set_queue_field(layout, max_size, register::VIRTIO_MMIO_QUEUE_NUM, size.into())?;
+            *layout = restored;
+        }
+        registers.status = state.status;
+        Ok(())
     }
 
     fn read_register(&self, offset: u64) -> Result<u32, GuestFault> {

@@ -22,6 +22,7 @@ pub mod fault;
 pub mod interrupt;
 pub mod mmio;
 pub mod serve;
+pub mod state;
 mod sys;
 pub mod vsock;
 
@@ -74,6 +75,10 @@ pub trait VirtioDevice: MutEventSubscriber + Send {
     /// The driver reset the device: [`core`](Self::core) is as at the start, and the rest must become so. Called on a vCPU
     /// thread; must not allocate or do I/O beyond writing to an eventfd (closing a connection is left to the event loop).
     fn reset(&mut self) {}
+
+    /// The device is a copy of one that a driver set up: [`core`](Self::core) is as that one's was, and what led to the host
+    /// is gone. Called on the event loop's thread, before any vCPU runs.
+    fn restored(&mut self) {}
 
     /// Counters of what the device did, beside the [faults](DeviceCore::faults).
     fn counters(&self) -> Arc<dyn Counters>;

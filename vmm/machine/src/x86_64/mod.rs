@@ -7,6 +7,7 @@ mod host;
 mod instruction;
 mod model;
 mod registers;
+mod state;
 mod template;
 mod topology;
 
@@ -18,8 +19,15 @@ pub(crate) use self::{
     exit::{Rest, halted, internal_error, place, rest},
     model::Features,
     registers::set_entry,
+    state::SavedRegisters,
 };
-pub use self::{host::HostKind, model::VcpuConfigError, template::TemplateError, topology::ThreadsPerCore};
+pub use self::{
+    host::HostKind,
+    model::VcpuConfigError,
+    state::{Clock, PlatformState, StateError, VcpuState},
+    template::TemplateError,
+    topology::ThreadsPerCore,
+};
 use crate::hypervisor::HypervisorError;
 
 /// What every machine needs of KVM.

@@ -17,6 +17,7 @@ use super::muxer::Muxer;
 use super::packet::{RxBuffer, TxPacket};
 use super::watch::{PeerId, Watched};
 use crate::counters::Counters;
+use crate::virtio::chain::Chain;
 use crate::virtio::core::CoreError;
 use crate::virtio::{DeviceCore, GuestFault, Memory, VirtioDevice};
 
@@ -29,6 +30,9 @@ const BUDGET: u32 = 256;
 
 const RX: u32 = 0;
 const TX: u32 = 1;
+const EVENT: u32 = 2;
+/// VIRTIO_VSOCK_EVENT_TRANSPORT_RESET (virtio 1.2, 5.10.6.8): a `struct virtio_vsock_event` of this id.
+const TRANSPORT_RESET: [u8; 4] = 0_u32.to_le_bytes();
 /// Tokens of events, beside those of the queues and of the peers.
 const TIMER: u32 = 8;
 const LISTENER: u32 = 9;
@@ -59,6 +63,8 @@ pub struct Vsock {
     reset_pending: bool,
     /// Packets of the guest wait until it has taken RSTs.
     tx_stalled: bool,
+    /// The guest still has to learn that its connections are gone.
+    transport_reset_owed: bool,
 }
 
 impl Vsock {
@@ -76,6 +82,7 @@ impl Vsock {
             listener_watched: None,
             reset_pending: false,
             tx_stalled: false,
+            transport_reset_owed: false,
         })
     }
 
@@ -163,6 +170,29 @@ impl Vsock {
         }
     }
 
+    /// Tells the guest that its connections are gone, as soon as it has a buffer for that. Its listeners survive.
+    fn announce_transport_reset(&mut self) -> Result<(), GuestFault> {
+        if !self.transport_reset_owed {
+            return Ok(());
+        }
+        let memory = self.core.memory().clone();
+        let memory = memory.as_ref();
+        let Some(queue) = ready_queue(&mut self.core, EVENT) else { return Ok(()) };
+        let mut chain = Chain::default();
+        let Some(head) =
+            queue.iter(memory).map_err(|_| GuestFault::AvailableRing)?.next().map(|chain| chain.head_index())
+        else {
+            return queue.enable_notification(memory).map(drop).map_err(|_| GuestFault::AvailableRing);
+        };
+        chain.load(memory, queue, head)?;
+        chain.writable().write(memory, 0, &TRANSPORT_RESET)?;
+        let length = u32::try_from(TRANSPORT_RESET.len()).unwrap_or(0);
+        queue.add_used(memory, head, length).map_err(|_| GuestFault::Chain)?;
+        self.transport_reset_owed = false;
+        self.core.signal_used(EVENT as usize);
+        Ok(())
+    }
+
     /// Closes connections whose guest side is gone.
     fn drop_stale(&mut self) {
         if self.reset_pending || !self.core.is_active() {
@@ -236,7 +266,10 @@ impl MutEventSubscriber for Vsock {
             },
         }
         if self.core.is_active() {
-            self.move_packets(token, now);
+            match self.announce_transport_reset() {
+                Ok(()) => self.move_packets(token, now),
+                Err(fault) => self.core.fail(fault),
+            }
         }
         self.drop_stale();
         self.update_events(ops, now);
@@ -277,7 +310,13 @@ impl VirtioDevice for Vsock {
 
     fn reset(&mut self) {
         self.reset_pending = true;
+        self.transport_reset_owed = false;
         self.core.kick(RX);
+    }
+
+    fn restored(&mut self) {
+        self.transport_reset_owed = true;
+        self.core.kick(EVENT);
     }
 
     fn counters(&self) -> Arc<dyn Counters> {
