@@ -5,7 +5,8 @@ use stockade_vmm_api::drive::{CacheType, Drive};
 use stockade_vmm_api::entropy::Entropy;
 use stockade_vmm_api::machine_config::MachineConfig;
 use stockade_vmm_api::serial::Serial;
-use stockade_vmm_api::vm_config::ConfigFile;
+use stockade_vmm_api::snapshot::{MemoryBackend, MemoryBackendType, SnapshotLoad};
+use stockade_vmm_api::vm_config::{ConfigFile, SnapshotFile};
 use stockade_vmm_api::vsock::{GUEST_CID_MIN, Vsock};
 
 use crate::request::{Access, Cpus, MemorySize};
@@ -26,6 +27,10 @@ pub mod descriptor {
     pub const CONSOLE_INPUT: &str = "console_input";
     /// The writing end of a pipe that takes JSON lines (see [`stockade_vmm_api::event`]).
     pub const EVENTS: &str = "events";
+    /// The snapshot that a booted guest comes from: its state, and its memory.
+    pub const SNAPSHOT: [&str; 2] = ["snapshot", "memory"];
+    /// The files that a guest is saved to: its state, and its memory.
+    pub const NEW_SNAPSHOT: [&str; 2] = ["new_snapshot", "new_memory"];
     /// The configuration.
     pub const CONFIG: &str = "config";
     /// The listening socket of the per-VM API.
@@ -66,6 +71,21 @@ pub fn vmm_configuration(cpus: Cpus, memory: MemorySize, command_line: String, r
         entropy: Some(Entropy::default()),
         serial: Some(Serial { serial_out_path: Some(inherited(descriptor::CONSOLE)), rate_limiter: None }),
         ..ConfigFile::default()
+    }
+}
+
+/// What a vmm is told that starts from a snapshot of one with a [`vmm_configuration`].
+pub fn clone_configuration() -> SnapshotFile {
+    let [state, memory] = descriptor::SNAPSHOT.map(inherited);
+    SnapshotFile {
+        snapshot: SnapshotLoad {
+            snapshot_path: state,
+            mem_backend: Some(MemoryBackend { backend_path: memory, backend_type: MemoryBackendType::File }),
+            resume_vm: true,
+            ..SnapshotLoad::default()
+        },
+        logger: None,
+        serial: Some(Serial { serial_out_path: Some(inherited(descriptor::CONSOLE)), rate_limiter: None }),
     }
 }
 

@@ -86,6 +86,11 @@ impl Installation {
         self.open_program("stockade-prisoner")
     }
 
+    /// The folder of the default guest.
+    pub fn guest(&self) -> PathBuf {
+        self.directory.join("guest")
+    }
+
     /// Path of the default guest's kernel.
     pub fn kernel(&self) -> PathBuf {
         self.directory.join("guest/vmlinux")

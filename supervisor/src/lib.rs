@@ -18,3 +18,4 @@ pub mod run;
 pub mod session;
 pub mod text;
 pub mod transfer;
+pub mod warm;

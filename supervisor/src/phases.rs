@@ -13,10 +13,12 @@ pub enum Phase {
     Jail,
     /// The vmm starts and makes the machine in KVM.
     Kvm,
-    /// Kernel and initial RAM disk go to guest memory.
+    /// Kernel and initial RAM disk go to guest memory, or the state of a booted guest is restored.
     Load,
     /// The guest's kernel boots, until its agent calls.
     Kernel,
+    /// A guest that had booted goes on, until its agent calls.
+    Resume,
     /// The agent prepares the command's root.
     Agent,
     /// Files are copied to the guest.
@@ -37,6 +39,7 @@ impl Phase {
             Self::Kvm => "kvm",
             Self::Load => "load",
             Self::Kernel => "kernel",
+            Self::Resume => "resume",
             Self::Agent => "agent",
             Self::CopyIn => "copy-in",
             Self::Command => "command",

@@ -11,6 +11,19 @@ use crate::run::Outcome;
 /// Version of [`Report`]; a new field does not change it.
 pub const VERSION: u32 = 1;
 
+/// Where a guest came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Start {
+    /// It was cloned from one that had booted.
+    Warm,
+    /// It booted.
+    Cold {
+        /// Why, in words.
+        because: String,
+    },
+}
+
 /// One run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
@@ -22,6 +35,8 @@ pub struct Report {
     pub name: String,
     /// Exit code of the run.
     pub exit_code: u8,
+    /// Where the guest came from; `null` if there was none.
+    pub start: Option<Start>,
     /// What came of it; `null` if Stockade failed.
     pub outcome: Option<Outcome>,
     /// Why Stockade failed, if it did.

@@ -24,6 +24,16 @@ pub enum Access {
     ReadWrite,
 }
 
+/// When a guest boots.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum BootMode {
+    /// If no booted one is kept that is the same in every respect.
+    #[default]
+    IfNeeded,
+    /// In any case.
+    Always,
+}
+
 /// A value that can't be used, and what can be used instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}; {remedy}")]
@@ -66,6 +76,8 @@ pub struct RunRequest {
     pub copy_out: Vec<CopyOut>,
     /// The command gets a terminal of this size.
     pub terminal: Option<TerminalSize>,
+    /// Whether the guest boots even if a booted one is kept.
+    pub boot: BootMode,
     /// How long the command may take.
     pub timeout: Option<Duration>,
     /// Layers of the jail that are given up.

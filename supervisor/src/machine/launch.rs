@@ -11,7 +11,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use stockade_jailer::plan::{self, Layer, Limits, Plan, Tracing};
-use stockade_vmm_api::vm_config::ConfigFile;
+use stockade_vmm_api::vm_config::{ConfigFile, StartFile};
 use tokio::net::UnixStream;
 
 use super::diagnostics::Diagnostics;
@@ -21,8 +21,9 @@ use super::run_directory::{RunDirectory, RunDirectoryError};
 use super::state::{Claim, State};
 use super::warden::WardenLink;
 use super::{Machine, Status};
-use crate::config::descriptor;
+use crate::config::{clone_configuration, descriptor};
 use crate::request::{Cpus, MemorySize, VmName};
+use crate::warm::WarmGuest;
 
 /// Console output that is kept.
 pub(super) const CONSOLE_RING_BYTES: u32 = 256 * 1024;
@@ -43,22 +44,37 @@ pub struct Blueprint {
     pub cpus: Cpus,
     /// Memory of the guest.
     pub memory: MemorySize,
-    /// What the vmm reads, with descriptors in the place of paths.
-    pub configuration: ConfigFile,
     /// The jailer's program.
     pub jailer: File,
     /// The vmm's program.
     pub vmm: File,
     /// `/dev/kvm`.
     pub kvm: File,
-    /// The kernel.
-    pub kernel: File,
-    /// The initial RAM disk.
-    pub initramfs: File,
+    /// Where its guest comes from.
+    pub origin: Origin,
+    /// Files that it may be saved to: state and memory.
+    pub new_snapshot: Option<(File, File)>,
     /// The image with the command's root.
     pub root: Option<File>,
     /// Layers of the jail that are given up.
     pub without: Vec<Layer>,
+}
+
+/// Where a guest comes from.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one")]
+pub enum Origin {
+    /// It boots.
+    Boot {
+        /// The kernel.
+        kernel: File,
+        /// The initial RAM disk.
+        initramfs: File,
+        /// What the vmm reads, with descriptors in the place of paths.
+        configuration: ConfigFile,
+    },
+    /// It has booted, and was saved.
+    Snapshot(WarmGuest),
 }
 
 /// The host's part of a start failed; nothing is left of it.
@@ -102,14 +118,26 @@ pub fn launch(blueprint: Blueprint) -> Result<(Machine, UnixStream), LaunchError
     let mut inheritance = Inheritance::default();
     let mut vmm = VmmDescriptors { inheritance: &mut inheritance, arguments: Vec::new(), numbers: Vec::new() };
     vmm.pass(descriptor::KVM, blueprint.kvm.into());
-    vmm.pass(descriptor::KERNEL, blueprint.kernel.into());
-    vmm.pass(descriptor::INITRAMFS, blueprint.initramfs.into());
+    let configuration = match blueprint.origin {
+        Origin::Boot { kernel, initramfs, configuration } => {
+            vmm.pass(descriptor::KERNEL, kernel.into());
+            vmm.pass(descriptor::INITRAMFS, initramfs.into());
+            StartFile::Boot(configuration)
+        }
+        Origin::Snapshot(WarmGuest { state, memory }) => {
+            vmm.pass_pair(descriptor::SNAPSHOT, state, memory);
+            StartFile::Snapshot(clone_configuration())
+        }
+    };
+    if let Some((state, memory)) = blueprint.new_snapshot {
+        vmm.pass_pair(descriptor::NEW_SNAPSHOT, state, memory);
+    }
     if let Some(root) = blueprint.root {
         vmm.pass(descriptor::ROOT, root.into());
     }
     vmm.pass(descriptor::CONSOLE, console_end.into());
     vmm.pass(descriptor::EVENTS, events_end.into());
-    vmm.pass(descriptor::CONFIG, configuration_file(&blueprint.configuration)?);
+    vmm.pass(descriptor::CONFIG, configuration_file(&configuration)?);
     vmm.pass(descriptor::API, listener(&run_directory, "api.sock")?);
     vmm.pass(descriptor::VSOCK, listener(&run_directory, "vsock.sock")?);
     vmm.pass(descriptor::AGENT, guest_end.into());
@@ -213,6 +241,11 @@ impl VmmDescriptors<'_> {
         self.numbers.push(number);
         self.arguments.extend(["--fd".to_owned(), format!("{name}={number}")]);
     }
+
+    fn pass_pair(&mut self, [state_name, memory_name]: [&str; 2], state: File, memory: File) {
+        self.pass(state_name, state.into());
+        self.pass(memory_name, memory.into());
+    }
 }
 
 pub(super) fn listener(run_directory: &RunDirectory, name: &str) -> Result<OwnedFd, LaunchError> {
@@ -220,7 +253,7 @@ pub(super) fn listener(run_directory: &RunDirectory, name: &str) -> Result<Owned
     Ok(listener.into())
 }
 
-pub(super) fn configuration_file(configuration: &ConfigFile) -> Result<OwnedFd, LaunchError> {
+pub(super) fn configuration_file(configuration: &impl serde::Serialize) -> Result<OwnedFd, LaunchError> {
     let text = serde_json::to_vec(configuration).map_err(|error| prepare("configuration")(error.into()))?;
     sealed_file("stockade-config", &text).map_err(prepare("configuration"))
 }

@@ -143,6 +143,11 @@ impl Machine {
         self.status.end(&self.diagnostics.text())
     }
 
+    /// The socket of its API.
+    pub fn api_socket(&self) -> std::path::PathBuf {
+        self.run_directory.path().join("api.sock")
+    }
+
     /// Tells the warden to kill the vmm.
     pub fn kill(&self) {
         self.warden.send(&Command::Kill);

@@ -7,9 +7,10 @@ mod resources;
 mod tests;
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use stockade_guest_protocol::{Root, Setup};
+use stockade_guest_protocol::{ENTROPY_BYTES, Renewal, Root, Setup};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{sleep, timeout};
@@ -21,19 +22,20 @@ use crate::installation::{Installation, InstallationError};
 use crate::machine::launch::{LaunchError, launch};
 use crate::machine::{Machine, MachineEnd};
 use crate::phases::{Observer, Phase, PhaseClock};
-use crate::report::{self, Report};
+use crate::report::{self, Report, Start};
 use crate::request::{Access, RunRequest};
 use crate::session::{Connection, Session, SessionError};
 use crate::text::chain;
 use crate::transfer::{CopyError, DestinationError, copy_in, copy_out};
 
 pub use outcome::Outcome;
+pub(crate) use resources::open_kvm;
 
 use command::{CommandEnd, Next};
 use resources::Resources;
 
 /// How long a guest may take to boot and call: long enough for one whose kernel is emulated, on a busy host.
-const BOOT_LIMIT: Duration = Duration::from_secs(300);
+pub(crate) const BOOT_LIMIT: Duration = Duration::from_secs(300);
 /// How long a guest may take to power itself off when nothing depends on it.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait for the reason when a session breaks off.
@@ -107,7 +109,7 @@ pub async fn run(
     client: &mut Client,
     observer: &mut dyn Observer,
 ) -> Run {
-    let mut life = Life { request, clock: PhaseClock::new(observer), warnings: Vec::new() };
+    let mut life = Life { request, clock: PhaseClock::new(observer), start: None, warnings: Vec::new() };
     let mut confinement = Vec::new();
     let mut console = Vec::new();
     let mut violation = None;
@@ -138,6 +140,7 @@ pub async fn run(
         outcome: outcome.as_ref().ok().cloned(),
         error: outcome.as_ref().err().map(|error| chain(error)),
         violation,
+        start: life.start,
         phases: life.clock.times().to_vec(),
         confinement,
         without: request.without.clone(),
@@ -149,6 +152,7 @@ pub async fn run(
 struct Life<'a> {
     request: &'a RunRequest,
     clock: PhaseClock<'a>,
+    start: Option<Start>,
     warnings: Vec<String>,
 }
 
@@ -157,6 +161,7 @@ impl Life<'_> {
         self.clock.enter(Phase::Jail);
         let (resources, blueprint) = Resources::open(self.request, installation)?;
         let (machine, agent) = launch(blueprint)?;
+        self.start = Some(resources.start.clone());
         Ok((machine, agent, resources))
     }
 
@@ -216,7 +221,8 @@ impl Life<'_> {
         machine.kvm_ready().await?;
         self.clock.enter_at(Phase::Load, machine.status().kvm_ready_at_us.unwrap_or_default());
         machine.started().await?;
-        self.clock.enter_at(Phase::Kernel, machine.status().started_at_us.unwrap_or_default());
+        let phase = if self.start == Some(Start::Warm) { Phase::Resume } else { Phase::Kernel };
+        self.clock.enter_at(phase, machine.status().started_at_us.unwrap_or_default());
 
         let (reader, writer) = agent.into_split();
         let greeted = tokio::select! {
@@ -230,6 +236,9 @@ impl Life<'_> {
             Err(_) => return Err(RunError::BootTimeout),
         };
         self.clock.enter(Phase::Agent);
+        if let Err(error) = renew(&mut connection).await {
+            return Err(explain(error, machine).await);
+        }
         let writable = self.request.root.as_ref().map(|root| root.access == Access::ReadWrite);
         let root = writable.map(|writable| Root { device: ROOT_DEVICE, writable });
         let set_up = tokio::select! {
@@ -282,6 +291,21 @@ impl Life<'_> {
         }
         Ok(end)
     }
+}
+
+/// Gives the guest random numbers and the time, which a clone has from before, and a booted one only roughly.
+async fn renew<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    connection: &mut Connection<R, W>,
+) -> Result<(), SessionError> {
+    let mut entropy = [0; 2 * ENTROPY_BYTES];
+    let mut filled = 0;
+    while let Some(rest) = entropy.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        let count = rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty());
+        filled += count.map_err(|errno| SessionError::Socket(errno.into()))?;
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let unix_time_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+    connection.renew(Renewal { unix_time_ns, entropy: &entropy }).await
 }
 
 /// A session that breaks off is most often a guest that ended, which explains more.

@@ -9,14 +9,18 @@ use super::RunError;
 use crate::config::vmm_configuration;
 use crate::images;
 use crate::installation::Installation;
-use crate::machine::launch::Blueprint;
-use crate::request::RunRequest;
+use crate::machine::launch::{Blueprint, Origin};
+use crate::report::Start;
+use crate::request::{BootMode, RunRequest};
 use crate::transfer::Destination;
+use crate::warm::{self, Ingredients, Unfit, WarmGuest};
 
 /// What a run needs besides its machine.
 pub(super) struct Resources {
     /// Where copies from the guest go.
     pub(super) destinations: Vec<Destination>,
+    /// Where the guest comes from.
+    pub(super) start: Start,
 }
 
 impl Resources {
@@ -42,24 +46,51 @@ impl Resources {
         let root = request.root.as_ref().map(images::open_root).transpose()?;
         let access = request.root.as_ref().map(|root| root.access);
         let command_line = kernel_command_line(request.cpus.get());
+        let configuration = vmm_configuration(request.cpus, request.memory, command_line, access);
+        let (kernel, initramfs) = (kernel.file, initramfs.file);
+        let ingredients =
+            Ingredients { vmm: &vmm, kernel: &kernel, initramfs: &initramfs, configuration: &configuration };
+        let (start, origin) = match booted_guest(request, installation, &ingredients) {
+            Ok(guest) => (Start::Warm, Origin::Snapshot(guest)),
+            Err(Unfit(because)) => (Start::Cold { because }, Origin::Boot { kernel, initramfs, configuration }),
+        };
         let blueprint = Blueprint {
             name: request.name.clone(),
             cpus: request.cpus,
             memory: request.memory,
-            configuration: vmm_configuration(request.cpus, request.memory, command_line, access),
+            origin,
+            new_snapshot: None,
             jailer,
             vmm,
             kvm: open_kvm()?,
-            kernel: kernel.file,
-            initramfs: initramfs.file,
             root: root.map(|image| image.file),
             without: request.without.clone(),
         };
-        Ok((Self { destinations }, blueprint))
+        Ok((Self { destinations, start }, blueprint))
     }
 }
 
-fn open_kvm() -> Result<File, RunError> {
+/// The booted guest that `request` may start from.
+fn booted_guest(
+    request: &RunRequest,
+    installation: &Installation,
+    ingredients: &Ingredients<'_>,
+) -> Result<WarmGuest, Unfit> {
+    let unfit = |because: &str| Err(Unfit(because.to_owned()));
+    if request.boot == BootMode::Always {
+        return unfit("--cold was given");
+    }
+    if request.root.is_some() {
+        return unfit("--rootfs was given, and a booted guest has no disk");
+    }
+    if request.kernel.is_some() || request.initramfs.is_some() {
+        return unfit("--kernel or --initramfs was given");
+    }
+    WarmGuest::open(&warm::folder(installation, request.cpus, request.memory), ingredients)
+}
+
+/// Opens `/dev/kvm`.
+pub(crate) fn open_kvm() -> Result<File, RunError> {
     let path = Path::new("/dev/kvm");
     File::options().read(true).write(true).open(path).map_err(|error| {
         let remedy = match error.kind() {

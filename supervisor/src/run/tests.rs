@@ -15,7 +15,7 @@ use crate::client::{Client, Notice, Notices};
 use crate::machine::fake::{Fake, machine, violation};
 use crate::machine::{Machine, MachineEnd};
 use crate::phases::{Observer, Phase, PhaseClock};
-use crate::request::{Access, Cpus, MemorySize, RootImage, RunRequest};
+use crate::request::{Access, BootMode, Cpus, MemorySize, RootImage, RunRequest};
 use crate::run::resources::Resources;
 use crate::session::fake::Peer;
 
@@ -66,6 +66,7 @@ fn stage() -> (Stage, Others) {
         copy_in: Vec::new(),
         copy_out: Vec::new(),
         terminal: None,
+        boot: BootMode::IfNeeded,
         timeout: None,
         without: Vec::new(),
     };
@@ -77,15 +78,17 @@ impl Stage {
     /// The outcome alone: the machine is left to its fate.
     async fn outcome(mut self) -> Result<Outcome, RunError> {
         let mut phases = Phases(Vec::new());
-        let mut life = Life { request: &self.request, clock: PhaseClock::new(&mut phases), warnings: Vec::new() };
-        let resources = Resources { destinations: Vec::new() };
+        let mut life =
+            Life { request: &self.request, clock: PhaseClock::new(&mut phases), start: None, warnings: Vec::new() };
+        let resources = Resources { start: crate::report::Start::Warm, destinations: Vec::new() };
         life.live(&mut self.machine, self.agent, &resources, &mut self.client).await
     }
 
     async fn live(mut self) -> (Result<Outcome, RunError>, Vec<Phase>, Vec<String>) {
         let mut phases = Phases(Vec::new());
-        let mut life = Life { request: &self.request, clock: PhaseClock::new(&mut phases), warnings: Vec::new() };
-        let resources = Resources { destinations: Vec::new() };
+        let mut life =
+            Life { request: &self.request, clock: PhaseClock::new(&mut phases), start: None, warnings: Vec::new() };
+        let resources = Resources { start: crate::report::Start::Warm, destinations: Vec::new() };
         let outcome = life.live(&mut self.machine, self.agent, &resources, &mut self.client).await;
         let mut warnings = life.warnings;
         warnings.extend(self.machine.remove().await);

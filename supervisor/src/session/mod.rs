@@ -20,7 +20,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stockade_guest_protocol::{
-    Channel, CreditError, Decoder, FrameError, GuestMessage, HostMessage, Setup, Stream, Task, VERSION,
+    Channel, CreditError, Decoder, FrameError, GuestMessage, HostMessage, Renewal, Setup, Stream, Task, VERSION,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
@@ -90,6 +90,21 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
         };
         frames::read(&mut connection.reader, &mut connection.decoder, greeting).await?;
         Ok(connection)
+    }
+
+    /// Gives the guest the time, and random numbers of its own. Whether that worked, the answer to [`set_up`](Self::set_up) tells.
+    pub async fn renew(&mut self, renewal: Renewal<'_>) -> Result<(), SessionError> {
+        frames::write_one(&mut self.writer, &HostMessage::Renew(renewal)).await
+    }
+
+    /// Has the guest wait to be saved, and returns when it does.
+    pub async fn hold(&mut self) -> Result<(), SessionError> {
+        frames::write_one(&mut self.writer, &HostMessage::Hold).await?;
+        let answer = |message: &GuestMessage<'_>| match message {
+            GuestMessage::Held => Ok(()),
+            _ => Err(Violation::Rule("no answer to the hold").into()),
+        };
+        frames::read(&mut self.reader, &mut self.decoder, answer).await
     }
 
     /// Prepares the guest for its first command.
@@ -170,7 +185,7 @@ struct State {
 impl State {
     fn receive(&mut self, message: &GuestMessage<'_>) -> Result<(), Violation> {
         match message {
-            GuestMessage::Hello { .. } | GuestMessage::Ready | GuestMessage::Refused { .. } => {
+            GuestMessage::Hello { .. } | GuestMessage::Ready | GuestMessage::Refused { .. } | GuestMessage::Held => {
                 Err(Violation::Rule("an answer to nothing"))
             }
             GuestMessage::Started { channel } => self.entry(*channel)?.started(),

@@ -45,6 +45,10 @@ pub enum Verb {
     #[command(after_help = help::RUN)]
     Run(Box<RunArguments>),
 
+    /// Boots a guest once and keeps it, for runs with as many processors and as much memory to start from
+    #[command(after_help = WARM_HELP)]
+    Warm(WarmArguments),
+
     /// Shows what confines a virtual machine or any process: each layer, read back from the kernel
     #[command(after_help = help::INSPECT)]
     Inspect(InspectArguments),
@@ -199,6 +203,31 @@ pub struct InspectArguments {
     pub json: bool,
 }
 
+const WARM_HELP: &str = "\
+The guest is saved before it has seen anything of anybody's, and kept beside the guest's kernel. Runs start from it
+as long as nothing differs: Stockade's programs, kernel, initramfs, processors, memory, this host. Other runs boot, as do
+those with --rootfs, --kernel, --initramfs or --cold. If what is kept still fits, nothing is done.
+
+Examples:
+  stockade warm
+  stockade warm --cpus 2 --memory 1G";
+
+/// Options of `stockade warm`.
+#[derive(Debug, Args)]
+pub struct WarmArguments {
+    /// Virtual processors, 1 to 32
+    #[arg(long, value_name = "NUMBER", default_value_t = Cpus::default())]
+    pub cpus: Cpus,
+
+    /// Memory of the guest
+    #[arg(long, value_name = "SIZE", default_value_t = MemorySize::default())]
+    pub memory: MemorySize,
+
+    /// Folder with stockade-jailer, stockade-vmm and guest/; the one that stockade itself is in, or /usr/lib/stockade
+    #[arg(long, value_name = "DIRECTORY", env = "STOCKADE_BINARIES", hide_env_values = true)]
+    pub binaries: Option<PathBuf>,
+}
+
 /// Options of `stockade run`.
 #[derive(Debug, Args)]
 pub struct RunArguments {
@@ -253,6 +282,10 @@ pub struct RunArguments {
     /// End the command after this time, for instance 30s or 5m
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     pub timeout: Option<Duration>,
+
+    /// Boot the guest, even if a booted one is kept that it could be cloned from (see stockade warm)
+    #[arg(long)]
+    pub cold: bool,
 
     /// Give up a layer of the jail: cgroup, namespaces, root, resource-limits, capabilities, uid, landlock or seccomp
     #[arg(long, value_name = "LAYER", value_parser = parse_layer)]

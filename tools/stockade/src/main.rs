@@ -18,6 +18,7 @@ mod progress;
 mod run;
 mod signals;
 mod terminal;
+mod warm;
 
 use std::process::ExitCode;
 
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     };
     ExitCode::from(match arguments.verb {
         Verb::Run(arguments) => run::execute(*arguments),
+        Verb::Warm(arguments) => warm::execute(arguments),
         Verb::Inspect(arguments) => inspect::execute(&arguments),
         Verb::Doctor(arguments) => doctor::execute(&arguments),
         Verb::Create(arguments) => create::execute(&arguments),

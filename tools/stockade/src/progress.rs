@@ -85,6 +85,7 @@ fn description(phase: Phase) -> &'static str {
         Phase::Jail => "building the jail",
         Phase::Kvm => "making the virtual machine",
         Phase::Load => "loading the guest",
+        Phase::Resume => "waking the guest",
         Phase::Kernel => "booting the guest",
         Phase::Agent => "preparing the guest",
         Phase::CopyIn => "copying to the guest",

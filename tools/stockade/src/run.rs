@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use stockade_supervisor::client::{Client, Notices};
 use stockade_supervisor::installation::{Installation, InstallationError};
-use stockade_supervisor::report::Report;
-use stockade_supervisor::request::{EnvironmentEntry, RunRequest, VmName};
+use stockade_supervisor::report::{Report, Start};
+use stockade_supervisor::request::{BootMode, EnvironmentEntry, RunRequest, VmName};
 use stockade_supervisor::run::{Outcome, Run, run};
 use stockade_supervisor::text::chain;
 
@@ -88,6 +88,7 @@ fn request(arguments: RunArguments) -> Result<RunRequest, SetupError> {
         copy_in: arguments.copy_in,
         copy_out: arguments.copy_out,
         terminal: with_terminal.then(terminal::size),
+        boot: if arguments.cold { BootMode::Always } else { BootMode::IfNeeded },
         timeout: arguments.timeout,
         without: arguments.without,
     })
@@ -107,6 +108,11 @@ fn client(notices: Notices) -> io::Result<Client> {
 fn explain(finished: &Run, verbosity: Verbosity) {
     let report = &finished.report;
     if verbosity == Verbosity::Verbose {
+        match &report.start {
+            Some(Start::Warm) => say("the guest was cloned from one that had booted"),
+            Some(Start::Cold { because }) => say(&format!("the guest booted: {because}")),
+            None => {}
+        }
         for layer in &report.confinement {
             let state = if layer.enforced { "on" } else { "OFF" };
             let name = serde_json::to_value(layer.layer).unwrap_or_default();

@@ -6,12 +6,18 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
-use stockade_guest_protocol::{MAX_DATA_BYTES, Setup};
+use stockade_guest_protocol::{MAX_DATA_BYTES, Renewal, Setup};
 
 use crate::channel::Part;
 use crate::console;
 use crate::orphans::Orphans;
 use crate::session::{Ready, Session, SessionError};
+
+/// Gives the guest its own time and random numbers, or says in words why it can't.
+pub type Renew = fn(&Renewal<'_>) -> Result<(), String>;
+
+/// Connects to the host anew, or says in words why it can't.
+pub type Connect = fn() -> Result<OwnedFd, String>;
 
 /// Prepares the guest as the host asks, or says in words why it can't.
 pub type Prepare = fn(&Setup<'_>) -> Result<(), String>;
@@ -43,6 +49,7 @@ impl From<SessionError> for ServeError {
 #[derive(Debug)]
 pub struct Agent {
     guest: Guest,
+    connect: Option<Connect>,
     orphans: Option<Orphans>,
     listener: Option<OwnedFd>,
 }
@@ -51,18 +58,24 @@ pub struct Agent {
 #[derive(Debug)]
 pub(crate) struct Guest {
     prepare: Prepare,
+    renew: Option<Renew>,
     phase: Phase,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Phase {
     Fresh,
+    /// It waits to be cloned.
+    Held,
     Prepared,
     Refused,
 }
 
 impl Guest {
     pub(crate) fn set_up(&mut self, setup: &Setup<'_>) -> Result<Result<(), String>, SessionError> {
+        if self.phase == Phase::Refused {
+            return Ok(Err("it could not be renewed".to_owned()));
+        }
         if self.phase != Phase::Fresh {
             return Err(SessionError::Rule("a setup after the first setup or start"));
         }
@@ -71,7 +84,29 @@ impl Guest {
         Ok(prepared)
     }
 
+    pub(crate) fn renew(&mut self, renewal: &Renewal<'_>) -> Result<Result<(), String>, SessionError> {
+        if self.phase != Phase::Fresh {
+            return Err(SessionError::Rule("a renewal after the first setup or start"));
+        }
+        let renewed = self.renew.map_or(Ok(()), |renew| renew(renewal));
+        if renewed.is_err() {
+            self.phase = Phase::Refused;
+        }
+        Ok(renewed)
+    }
+
+    pub(crate) fn hold(&mut self) -> Result<(), SessionError> {
+        if self.phase != Phase::Fresh {
+            return Err(SessionError::Rule("a hold after the first setup or start"));
+        }
+        self.phase = Phase::Held;
+        Ok(())
+    }
+
     pub(crate) fn start(&mut self) -> Result<(), SessionError> {
+        if self.phase == Phase::Held {
+            return Err(SessionError::Rule("a start in a guest that is held"));
+        }
         if self.phase == Phase::Refused {
             return Err(SessionError::Rule("a start after the setup was refused"));
         }
@@ -92,7 +127,20 @@ impl Agent {
     /// An agent that prepares its guest with `prepare`.
     #[must_use]
     pub fn new(prepare: Prepare) -> Self {
-        Self { guest: Guest { prepare, phase: Phase::Fresh }, orphans: None, listener: None }
+        Self {
+            guest: Guest { prepare, renew: None, phase: Phase::Fresh },
+            connect: None,
+            orphans: None,
+            listener: None,
+        }
+    }
+
+    /// With `renew` to make a clone a guest of its own, and `connect` for a clone to find its host.
+    #[must_use]
+    pub fn with_renewal(mut self, renew: Renew, connect: Connect) -> Self {
+        self.guest.renew = Some(renew);
+        self.connect = Some(connect);
+        self
     }
 
     /// With orphans to bury.
@@ -155,8 +203,27 @@ impl Agent {
             {
                 orphans.bury(|id| sessions.iter().any(|session| session.is_command(id)));
             }
+            self.begin_clone(sessions, &mut ended)?;
             remove(sessions, ended)?;
         }
+    }
+
+    /// A held guest whose first session broke off is a clone: there is another host.
+    fn begin_clone(
+        &mut self,
+        sessions: &mut [Session],
+        ended: &mut Vec<(usize, SessionError)>,
+    ) -> Result<(), ServeError> {
+        if self.guest.phase == Phase::Held
+            && let Some(connect) = self.connect
+            && let Some(first) = sessions.first_mut()
+            && ended.iter().any(|(index, _)| *index == 0)
+        {
+            *first = Session::new(connect().map_err(ServeError)?)?;
+            self.guest.phase = Phase::Fresh;
+            ended.retain(|(index, _)| *index != 0);
+        }
+        Ok(())
     }
 
     fn wait(&self, sessions: &[Session]) -> Result<Vec<(Source, PollFlags)>, ServeError> {

@@ -19,5 +19,5 @@ pub mod system;
 mod transfer;
 pub mod vsock;
 
-pub use agent::{Agent, Prepare, ServeError, Verdict};
+pub use agent::{Agent, Connect, Prepare, Renew, ServeError, Verdict};
 pub use orphans::Orphans;

@@ -41,8 +41,16 @@ fn run() -> Result<(), Error> {
     let orphans = Orphans::adopt().map_err(Error::Orphans)?;
     let listener = vsock::listen()?;
     let host = vsock::connect()?;
-    Agent::new(system::prepare).with_orphans(orphans).with_listener(listener).serve(host)?;
+    Agent::new(system::prepare)
+        .with_renewal(system::renew, reconnect)
+        .with_orphans(orphans)
+        .with_listener(listener)
+        .serve(host)?;
     Ok(())
+}
+
+fn reconnect() -> Result<std::os::fd::OwnedFd, String> {
+    vsock::connect().map_err(|error| error.to_string())
 }
 
 fn report(error: &dyn std::error::Error) {

@@ -208,6 +208,15 @@ impl Receiver<'_> {
         match message {
             HostMessage::PowerOff => return Ok(Verdict::PowerOff),
             HostMessage::Hello { .. } => return Err(SessionError::Rule("a second greeting")),
+            HostMessage::Renew(renewal) => {
+                if let Err(reason) = self.guest.renew(&renewal)? {
+                    self.outgoing.send(&GuestMessage::Refused { reason: short(&reason) });
+                }
+            }
+            HostMessage::Hold => {
+                self.guest.hold()?;
+                self.outgoing.send(&GuestMessage::Held);
+            }
             HostMessage::Setup(setup) => match self.guest.set_up(&setup)? {
                 Ok(()) => self.outgoing.send(&GuestMessage::Ready),
                 Err(reason) => self.outgoing.send(&GuestMessage::Refused { reason: short(&reason) }),

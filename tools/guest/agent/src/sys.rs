@@ -32,3 +32,37 @@ pub(crate) fn loopback_up() -> io::Result<()> {
 
 /// `IFF_UP | IFF_RUNNING`, as netdevice(7) numbers them.
 const LOOPBACK_FLAGS: libc::c_short = 0x1 | 0x40;
+
+/// Most bytes that [`reseed`] takes into account.
+const SEED_WORDS: usize = 64;
+
+/// `struct rand_pool_info` of linux/random.h.
+#[repr(C)]
+struct RandomPoolInfo {
+    entropy_count: libc::c_int,
+    buf_size: libc::c_int,
+    buf: [u32; SEED_WORDS],
+}
+
+/// Adds `bytes` to the kernel's random numbers, credits them, and has every generator begin anew with them (random(4)).
+pub(crate) fn reseed(bytes: &[u8]) -> io::Result<()> {
+    const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
+    const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
+    let mut info = RandomPoolInfo { entropy_count: 0, buf_size: 0, buf: [0; SEED_WORDS] };
+    for (word, bytes) in info.buf.iter_mut().zip(bytes.chunks_exact(4)) {
+        *word = <[u8; 4]>::try_from(bytes).map_or(0, u32::from_ne_bytes);
+        info.buf_size += 4;
+    }
+    info.entropy_count = info.buf_size * 8;
+    let device = std::fs::File::options().read(true).write(true).open("/dev/urandom")?;
+    let descriptor = std::os::fd::AsRawFd::as_raw_fd(&device);
+    // SAFETY: RNDADDENTROPY reads the two counts and `buf_size` bytes behind them, which are there.
+    if unsafe { libc::ioctl(descriptor, RNDADDENTROPY as _, &raw const info) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: RNDRESEEDCRNG takes no argument.
+    match unsafe { libc::ioctl(descriptor, RNDRESEEDCRNG as _) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

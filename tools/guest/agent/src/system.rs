@@ -12,7 +12,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_move, mount_remount};
 use rustix::process::WaitOptions;
 use rustix::system::RebootCommand;
-use stockade_guest_protocol::{Root, Setup};
+use rustix::time::{ClockId, Timespec, clock_settime};
+use stockade_guest_protocol::{ENTROPY_BYTES, Renewal, Root, Setup};
 
 use crate::sys;
 
@@ -48,6 +49,22 @@ pub fn start() -> Result<(), SystemError> {
         std::os::unix::fs::symlink(target, &link).map_err(failed("make", &link))?;
     }
     sys::loopback_up().map_err(failed("bring up", "the loopback interface"))
+}
+
+/// Gives this guest its own random numbers and the time, before anything can have used either.
+///
+/// # Errors
+/// What is wrong, in words for the one who asked.
+pub fn renew(renewal: &Renewal<'_>) -> Result<(), String> {
+    let bytes = renewal.entropy;
+    if bytes.len() < ENTROPY_BYTES {
+        return Err(format!("{} random bytes are too few; send {ENTROPY_BYTES} or more", bytes.len()));
+    }
+    sys::reseed(bytes).map_err(|error| format!("take random bytes: {error}"))?;
+    let (seconds, nanoseconds) = (renewal.unix_time_ns / 1_000_000_000, renewal.unix_time_ns % 1_000_000_000);
+    let time = i64::try_from(seconds).ok().zip(i64::try_from(nanoseconds).ok());
+    let (tv_sec, tv_nsec) = time.ok_or_else(|| format!("{seconds} seconds since 1970 are too many"))?;
+    clock_settime(ClockId::Realtime, Timespec { tv_sec, tv_nsec }).map_err(|errno| format!("set the clock: {errno}"))
 }
 
 /// Does what [`Setup`] asks for.

@@ -6,6 +6,10 @@
 //! Everything after that belongs to a *channel*, a number that the host picks when it starts something, or to the session.
 //! A session carries any number of channels at once, up to [`MAX_CHANNELS`].
 //!
+//! # Clones
+//! A guest may be saved while it waits for its first command (`Hold`, `Held`), and started from there many times. Each clone
+//! finds its session broken off, connects anew, and is renewed (`Renew`) before it is set up and anything is started in it.
+//!
 //! # Frames
 //! | bytes | meaning |
 //! |---|---|
@@ -46,10 +50,12 @@ mod message;
 pub use credit::{CreditError, ReceiveCredit, SendCredit};
 pub use frame::{Decoder, Frame, FrameError, encode};
 pub use kernel::kernel_command_line;
-pub use message::{Channel, Command, End, GuestMessage, HostMessage, Root, Setup, Stream, Task, TerminalSize};
+pub use message::{Channel, Command, End, GuestMessage, HostMessage, Renewal, Root, Setup, Stream, Task, TerminalSize};
 
 /// Version of this protocol; both sides must speak the same one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+/// Least random bytes in a [`Renewal`].
+pub const ENTROPY_BYTES: usize = 32;
 /// vsock port on the host (CID 2) that the agent connects to when it is ready.
 pub const HOST_PORT: u32 = 1024;
 /// vsock port in the guest on which the agent accepts further sessions.

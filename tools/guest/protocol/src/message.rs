@@ -79,6 +79,21 @@ pub enum HostMessage<'a> {
     },
     /// Ends every command, unmounts, and powers the guest off.
     PowerOff,
+    /// Makes the guest one of its own: a clone has the clock and the random numbers of what it was cloned from. Sent before
+    /// `Setup`, and answered only if it fails, by `Refused`.
+    Renew(Renewal<'a>),
+    /// The guest is about to be saved, and to be started from there again and again. On the first session, and before anything
+    /// else; answered by `Held`. When the session breaks off after that, the agent is in a clone, and connects anew.
+    Hold,
+}
+
+/// What every guest has for itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewal<'a> {
+    /// The time: nanoseconds since 1970 (UTC).
+    pub unix_time_ns: u64,
+    /// At least [`ENTROPY_BYTES`](crate::ENTROPY_BYTES) random bytes that nobody else gets.
+    pub entropy: &'a [u8],
 }
 
 /// How the guest is to be prepared.
@@ -197,6 +212,8 @@ pub enum GuestMessage<'a> {
         /// How it ended.
         end: End<'a>,
     },
+    /// Nothing runs in the guest, and nothing will before the session breaks off: it may be saved.
+    Held,
 }
 
 /// How a channel ended.
