@@ -102,6 +102,7 @@ impl Others {
         self.fake.starts();
         self.guest.send(&GuestMessage::Hello { version: VERSION }).await;
         self.guest.expect(&HostMessage::Hello { version: VERSION }).await;
+        self.guest.expect_renewal().await;
         self.guest.expect(&HostMessage::Setup(Setup { hostname: "name", root: None })).await;
         self.guest.send(&GuestMessage::Ready).await;
         self.command_starts().await;
@@ -298,6 +299,7 @@ async fn a_guest_with_a_writable_image_powers_itself_off() {
         others.fake.starts();
         others.guest.send(&GuestMessage::Hello { version: VERSION }).await;
         others.guest.expect(&HostMessage::Hello { version: VERSION }).await;
+        others.guest.expect_renewal().await;
         let is_writable = |message: &HostMessage<'_>| match message {
             HostMessage::Setup(setup) => setup.root.as_ref().is_some_and(|root| root.writable),
             _ => false,

@@ -1,6 +1,6 @@
 //! An agent that does as a test tells it.
 
-use stockade_guest_protocol::{Decoder, GuestMessage, HostMessage, encode};
+use stockade_guest_protocol::{Decoder, ENTROPY_BYTES, GuestMessage, HostMessage, encode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The guest's end of a session.
@@ -22,6 +22,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
 
     pub(crate) async fn expect(&mut self, expected: &HostMessage<'_>) {
         self.receive(|message| assert_eq!(message, expected)).await;
+    }
+
+    /// The first message to every guest.
+    pub(crate) async fn expect_renewal(&mut self) {
+        let is_whole = |message: &HostMessage<'_>| match message {
+            HostMessage::Renew(renewal) => renewal.entropy.len() >= ENTROPY_BYTES && renewal.unix_time_ns > 0,
+            _ => false,
+        };
+        assert!(self.receive(is_whole).await, "no renewal");
     }
 
     pub(crate) async fn receive<T>(&mut self, look: impl FnOnce(&HostMessage<'_>) -> T) -> T {

@@ -13,3 +13,4 @@ mod rootfs;
 mod stockade;
 mod streams;
 mod terminals;
+mod warm;

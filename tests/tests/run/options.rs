@@ -44,7 +44,8 @@ fn a_report_has_phases_and_confinement() {
         assert_eq!(report["exit_code"], 4);
         assert_eq!(report["outcome"]["kind"], "exited");
         let phases: Vec<_> = report["phases"].as_array().unwrap().iter().map(|phase| &phase["phase"]).collect();
-        assert_eq!(phases, ["jail", "kvm", "load", "kernel", "agent", "command", "stop"]);
+        let kernel = if report["start"]["kind"] == "warm" { "resume" } else { "kernel" };
+        assert_eq!(phases, ["jail", "kvm", "load", kernel, "agent", "command", "stop"]);
         let confinement = report["confinement"].as_array().unwrap();
         for layer in LAYERS {
             let found = confinement.iter().find(|entry| entry["layer"] == layer);

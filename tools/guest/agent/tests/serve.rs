@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
 use std::thread::JoinHandle;
 
 use stockade_agent::{Agent, ServeError};
 use stockade_guest_protocol::{
-    Channel, Command, Decoder, End, GuestMessage, HostMessage, MAX_CHANNELS, MAX_DATA_BYTES, Setup, Stream, Task,
-    TerminalSize, VERSION, WINDOW_BYTES, encode,
+    Channel, Command, Decoder, End, GuestMessage, HostMessage, MAX_CHANNELS, MAX_DATA_BYTES, Renewal, Setup, Stream,
+    Task, TerminalSize, VERSION, WINDOW_BYTES, encode,
 };
 
 type Served = Result<(), ServeError>;
@@ -353,6 +354,58 @@ fn setup_is_answered_once() {
     host.receive(|message| assert_eq!(*message, GuestMessage::Refused { reason: "no" }));
     host.start(0, &["true"]);
     assert!(host.served().unwrap_err().to_string().contains("refused"));
+}
+
+/// Ends that the host keeps for clones.
+static CLONES: Mutex<Vec<UnixStream>> = Mutex::new(Vec::new());
+
+#[test]
+fn a_held_agent_goes_on_in_a_clone() {
+    let (mut first, guest) = UnixStream::pair().unwrap();
+    let (second, clone) = UnixStream::pair().unwrap();
+    CLONES.lock().unwrap().push(clone);
+    let agent = std::thread::spawn(move || {
+        let renew = |renewal: &Renewal<'_>| if renewal.entropy == b"bad" { Err("no".to_owned()) } else { Ok(()) };
+        let connect = || CLONES.lock().unwrap().pop().map(Into::into).ok_or_else(|| "nobody".to_owned());
+        Agent::new(|_| Ok(())).with_renewal(renew, connect).serve(guest.into())
+    });
+    let mut frames = Vec::new();
+    encode(&HostMessage::Hello { version: VERSION }, &mut frames).unwrap();
+    encode(&HostMessage::Hold, &mut frames).unwrap();
+    first.write_all(&frames).unwrap();
+    let mut host = Host { socket: first, decoder: Decoder::new(), agent: None };
+    host.receive(|message| assert_eq!(*message, GuestMessage::Hello { version: VERSION }));
+    host.receive(|message| assert_eq!(*message, GuestMessage::Held));
+    drop(host);
+
+    let mut host = Host { socket: second, decoder: Decoder::new(), agent: Some(agent) };
+    host.send(&HostMessage::Hello { version: VERSION });
+    host.receive(|message| assert_eq!(*message, GuestMessage::Hello { version: VERSION }));
+    host.send(&HostMessage::Renew(Renewal { unix_time_ns: 1, entropy: b"good" }));
+    host.send(&HostMessage::Setup(Setup { hostname: "good", root: None }));
+    host.receive(|message| assert_eq!(*message, GuestMessage::Ready));
+    host.start(0, &["true"]);
+    assert_eq!(host.outcome().end, "exited 0");
+    // One that has run something is no more cloned, and without a host it ends.
+    assert!(host.served().is_err());
+}
+
+#[test]
+fn what_is_out_of_order_about_clones_ends_the_session() {
+    let renew = HostMessage::Renew(Renewal { unix_time_ns: 1, entropy: b"good" });
+    let setup = HostMessage::Setup(Setup { hostname: "good", root: None });
+    for (second, part) in [(&renew, "renewal"), (&HostMessage::Hold, "hold")] {
+        let mut host = Host::greeted();
+        host.send(&setup);
+        host.receive(|message| assert_eq!(*message, GuestMessage::Ready));
+        host.send(second);
+        assert!(host.served().unwrap_err().to_string().contains(part));
+    }
+    let mut host = Host::greeted();
+    host.send(&HostMessage::Hold);
+    host.receive(|message| assert_eq!(*message, GuestMessage::Held));
+    host.start(0, &["true"]);
+    assert!(host.served().unwrap_err().to_string().contains("held"));
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use stockade_guest_protocol::{
-    Command, Decoder, End, Frame, FrameError, GuestMessage, HostMessage, Root, Setup, Stream, Task, TerminalSize,
-    encode,
+    Command, Decoder, End, Frame, FrameError, GuestMessage, HostMessage, Renewal, Root, Setup, Stream, Task,
+    TerminalSize, encode,
 };
 
 const SIZE: TerminalSize = TerminalSize { rows: 24, columns: 300 };
@@ -38,6 +38,11 @@ fn host_messages() -> Vec<(HostMessage<'static>, &'static [u8])> {
         (HostMessage::Signal { channel: 1, signal: 15 }, b"\x03\0\0\0\x07\x01\x0f"),
         (HostMessage::Resize { channel: 1, size: SIZE }, b"\x05\0\0\0\x08\x01\x18\xac\x02"),
         (HostMessage::PowerOff, b"\x01\0\0\0\x09"),
+        (
+            HostMessage::Renew(Renewal { unix_time_ns: 300, entropy: b"\x07\xff" }),
+            b"\x06\0\0\0\x0a\xac\x02\x02\x07\xff",
+        ),
+        (HostMessage::Hold, b"\x01\0\0\0\x0b"),
     ]
 }
 
@@ -60,6 +65,7 @@ fn guest_messages() -> Vec<(GuestMessage<'static>, &'static [u8])> {
             GuestMessage::Ended { channel: 1, end: End::Failed { code: 127, reason: "no" } },
             b"\x07\0\0\0\x08\x01\x02\x7f\x02no",
         ),
+        (GuestMessage::Held, b"\x01\0\0\0\x09"),
     ]
 }
 
