@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,7 +12,7 @@ use stockade_tests::{Scratch, distribution, program, test};
 use crate::stockade::{Finished, NEEDS, finish, run};
 
 /// Sees to it that a booted guest is kept, as `tools/build` does.
-fn warm(directory: &PathBuf) -> String {
+fn warm(directory: &Path) -> String {
     let mut command = Command::new(program("stockade"));
     let output = command.arg("warm").env("STOCKADE_BINARIES", directory).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();

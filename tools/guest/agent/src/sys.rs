@@ -57,11 +57,11 @@ pub(crate) fn reseed(bytes: &[u8]) -> io::Result<()> {
     let device = std::fs::File::options().read(true).write(true).open("/dev/urandom")?;
     let descriptor = std::os::fd::AsRawFd::as_raw_fd(&device);
     // SAFETY: RNDADDENTROPY reads the two counts and `buf_size` bytes behind them, which are there.
-    if unsafe { libc::ioctl(descriptor, RNDADDENTROPY as _, &raw const info) } != 0 {
+    if unsafe { libc::ioctl(descriptor, RNDADDENTROPY, &raw const info) } != 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: RNDRESEEDCRNG takes no argument.
-    match unsafe { libc::ioctl(descriptor, RNDRESEEDCRNG as _) } {
+    match unsafe { libc::ioctl(descriptor, RNDRESEEDCRNG) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
