@@ -273,7 +273,7 @@ fn assert_refused_and_ends(scratch: &Scratch, body: &Value, part: &str) {
 #[test]
 fn damaged_files_are_refused() {
     test(&[Need::Kvm], |scratch| {
-        let disk = scratch.file("disk", &block::pattern(8));
+        let disk = scratch.file("disk", block::pattern(8));
         let mut puppet = Puppet::start_with(scratch, Protocol::Pvh, |vmm| {
             vmm.put("/drives/disk", &json!({ "drive_id": "disk", "path_on_host": disk, "is_root_device": false }));
         });
