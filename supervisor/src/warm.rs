@@ -1,7 +1,7 @@
 //! A booted guest, kept to start others from.
 //!
 //! Booting is the longest part of a run, and the same each time: the default guest waits for its first command in a state
-//! that no tenant has ever touched. `stockade warm` boots one, saves it when its agent is [held](Connection::hold), and keeps it
+//! that no tenant has ever touched. `stockade warm` boots one, saves it when its agent is [held](crate::session::Connection::hold), and keeps it
 //! beside the guest's images, in a folder for each shape (processors and memory):
 //!
 //! | file | what |
