@@ -1,4 +1,4 @@
-//! Who carries requests out.
+//! Who carries requests out, and who says whose they are.
 
 use std::os::fd::BorrowedFd;
 
@@ -10,15 +10,6 @@ pub trait Backend: 'static {
     /// Who is at the other end of one connection. Dropped when the connection is over.
     type Caller: 'static;
 
-    /// A client has connected by `stream`, and said nothing yet.
-    ///
-    /// Who decides what the client may do should ask the kernel for itself who that is: `SO_PEERCRED` of a duplicate of
-    /// `stream` is beyond the reach of a server that somebody has taken over.
-    ///
-    /// # Errors
-    /// Becomes the answer to the client's first request, after which the connection is closed.
-    fn connection(&self, stream: BorrowedFd<'_>) -> Result<Self::Caller, Error>;
-
     /// Carries `request` out for `caller`.
     ///
     /// The future is dropped if the client vanishes before it is ready. Several of one caller can be under way at once:
@@ -27,4 +18,13 @@ pub trait Backend: 'static {
     /// # Errors
     /// Becomes the client's answer as it is.
     async fn ask(&self, caller: &Self::Caller, request: Request) -> Result<Answer, Error>;
+}
+
+/// A backend whose server accepts connections itself.
+pub trait Reception: Backend {
+    /// A client has connected by `stream`, and said nothing yet.
+    ///
+    /// # Errors
+    /// Becomes the answer to the client's first request, after which the connection is closed.
+    fn connection(&self, stream: BorrowedFd<'_>) -> Result<Self::Caller, Error>;
 }

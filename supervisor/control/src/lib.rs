@@ -6,7 +6,8 @@
 //!
 //! # What it is confined to
 //! One thread, and no file, address or name: everything it has is the listener, connections, and what the backend
-//! brings along. Once the runtime of tokio is there, [`serve`] makes these system calls and no others:
+//! brings along. Once the runtime of tokio is there, [`serve`] makes these system calls and no others, and [`Server`], whose
+//! clients somebody else has let in, all but the first two:
 //!
 //! | system call | for |
 //! |---|---|
@@ -45,6 +46,6 @@ mod server;
 mod table;
 mod wire;
 
-pub use backend::Backend;
+pub use backend::{Backend, Reception};
 pub use limits::Limits;
-pub use server::serve;
+pub use server::{Server, serve};

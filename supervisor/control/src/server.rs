@@ -1,4 +1,4 @@
-//! Accepts connections, no more of them than the limits allow.
+//! Serves connections, and accepts them: no more of them than the limits allow.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinSet, LocalSet};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Reception};
 use crate::connection::Connection;
 use crate::document;
 use crate::failure;
@@ -32,6 +32,28 @@ pub(crate) struct Service<B> {
     pub document: Bytes,
 }
 
+/// A server of clients whom somebody else has let in.
+pub struct Server<B> {
+    service: Rc<Service<B>>,
+}
+
+impl<B: Backend> Server<B> {
+    /// One that has `backend` carry requests out. How many connections there may be is up to who lets them in.
+    ///
+    /// # Errors
+    /// A fault of the API's own description.
+    pub fn new(backend: B, limits: Limits) -> io::Result<Self> {
+        let document = document::document().to_json().map_err(io::Error::other)?.into();
+        Ok(Self { service: Rc::new(Service { backend, limits, document }) })
+    }
+
+    /// Serves the client of `stream` until one side ends it. To be called in a [`LocalSet`] of a current-thread runtime
+    /// of tokio, with I/O and time enabled.
+    pub async fn converse(&self, stream: UnixStream, caller: B::Caller) {
+        Connection::new(Rc::clone(&self.service), stream, Ok(caller)).serve(std::future::pending()).await;
+    }
+}
+
 /// Serves clients of `listener` until `until` is ready and the answers that are then under way have been given.
 ///
 /// Runs in one thread: the current-thread runtime of tokio that it is called in, with I/O and time enabled. The listener
@@ -39,18 +61,17 @@ pub(crate) struct Service<B> {
 ///
 /// # Errors
 /// If the listener is unusable. A process without descriptors or memory for another connection is no such case.
-pub async fn serve<B: Backend>(
+pub async fn serve<B: Reception>(
     listener: UnixListener,
     backend: B,
     limits: Limits,
     until: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let document = document::document().to_json().map_err(io::Error::other)?.into();
-    let service = Rc::new(Service { backend, limits, document });
+    let Server { service } = Server::new(backend, limits)?;
     LocalSet::new().run_until(accept_all(&listener, service, until)).await
 }
 
-async fn accept_all<B: Backend>(
+async fn accept_all<B: Reception>(
     listener: &UnixListener,
     service: Rc<Service<B>>,
     until: impl Future<Output = ()>,
@@ -160,7 +181,7 @@ impl Occupancy {
 }
 
 /// Finds a place for a client, or a way to tell it that there is none, or neither.
-fn admit<B: Backend>(
+fn admit<B: Reception>(
     service: &Rc<Service<B>>,
     occupancy: &Rc<RefCell<Occupancy>>,
     stream: UnixStream,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use stockade_api::{Answer, Error, Request};
 use stockade_control::fake::Settings;
-use stockade_control::{Backend, Limits, serve};
+use stockade_control::{Backend, Limits, Reception, serve};
 use support::{Daemon, Reply, short};
 
 const VERSION: &[u8] = b"GET /v1/version HTTP/1.1\r\n\r\n";
@@ -111,12 +111,14 @@ impl Drop for Dropped {
     }
 }
 
-impl Backend for Waiting {
-    type Caller = ();
-
+impl Reception for Waiting {
     fn connection(&self, _: BorrowedFd<'_>) -> Result<(), Error> {
         Ok(())
     }
+}
+
+impl Backend for Waiting {
+    type Caller = ();
 
     async fn ask(&self, (): &(), _: Request) -> Result<Answer, Error> {
         self.asked.set(self.asked.get() + 1);

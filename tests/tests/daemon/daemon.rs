@@ -198,11 +198,9 @@ impl Drop for Daemon<'_> {
 }
 
 fn http(method: &str, path: &str, body: Option<Value>) -> String {
-    let body = body.map(|body| body.to_string()).unwrap_or_default();
-    let length = body.len();
-    format!(
-        "{method} /v1/{path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
-    )
+    let head = format!("{method} /v1/{path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
+    let Some(body) = body.map(|body| body.to_string()) else { return format!("{head}\r\n") };
+    format!("{head}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
 
 fn answer(text: &str) -> Option<Answer> {

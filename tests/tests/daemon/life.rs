@@ -101,7 +101,7 @@ fn a_configuration_is_read_again_whole_or_not_at_all() {
         daemon.post("reload").ok();
         assert_eq!(daemon.state(&old), "running");
         daemon.force(&old);
-        assert_eq!(daemon.get("vms").ok(), json!({ "vms": [] }));
+        assert_eq!(daemon.get("vms").ok()["vms"], json!([]));
     });
 }
 

@@ -16,7 +16,7 @@ use stockade_api::{
 };
 use tokio::sync::Notify;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Reception};
 pub use server::Server;
 use state::State;
 
@@ -91,16 +91,18 @@ fn root_only(uid: u32) -> Result<(), Error> {
     Err(Error::new(ErrorCode::NotPermitted, "only root may do that", "do it as root"))
 }
 
-impl Backend for Fake {
-    /// The user.
-    type Caller = u32;
-
+impl Reception for Fake {
     fn connection(&self, stream: BorrowedFd<'_>) -> Result<u32, Error> {
         let peer = rustix::net::sockopt::socket_peercred(stream);
         let uid = peer.map(|peer| peer.uid.as_raw());
         let uid = uid.map_err(|error| Error::new(ErrorCode::Internal, format!("ask who is calling: {error}"), ""))?;
         Ok(self.settings.uid.unwrap_or(uid))
     }
+}
+
+impl Backend for Fake {
+    /// The user.
+    type Caller = u32;
 
     async fn ask(&self, caller: &u32, request: Request) -> Result<Answer, Error> {
         let uid = *caller;

@@ -6,9 +6,7 @@
 //! better than I.
 
 mod confine;
-mod http;
 mod link;
-mod routes;
 
 use std::path::Path;
 
@@ -28,6 +26,6 @@ pub fn run(empty: &Path) -> Result<(), String> {
     runtime.block_on(async {
         let channel: Channel<ToParent, ToControl> = Channel::new(channel).map_err(|error| error.to_string())?;
         confine::pledge()?;
-        link::serve(channel).await
+        tokio::task::LocalSet::new().run_until(link::serve(channel)).await
     })
 }
