@@ -61,11 +61,13 @@ fn a_report_has_phases_and_confinement() {
 #[test]
 fn verbose_shows_the_time_of_each_phase_and_each_layer() {
     test(NEEDS, |scratch| {
-        let finished = finish(run(scratch, ["--verbose", "--", "true"]));
-        assert_eq!(finished.code, 0);
-        for word in ["jail", "kvm", "load", "kernel", "agent", "command"].into_iter().chain(LAYERS) {
-            let line = format!("stockade: {word} ");
-            assert!(finished.error.lines().any(|shown| shown.starts_with(&line)), "{word}: {}", finished.error);
+        for (start, guest) in [(["--verbose"].as_slice(), "resume"), (&["--verbose", "--cold"], "kernel")] {
+            let finished = finish(run(scratch, start.iter().copied().chain(["--", "true"])));
+            assert_eq!(finished.code, 0);
+            for word in ["jail", "kvm", "load", guest, "agent", "command"].into_iter().chain(LAYERS) {
+                let line = format!("stockade: {word} ");
+                assert!(finished.error.lines().any(|shown| shown.starts_with(&line)), "{word}: {}", finished.error);
+            }
         }
     });
 }

@@ -89,7 +89,7 @@ fn the_terminal_is_restored_after_a_signal_and_after_the_guests_death() {
 #[test]
 fn long_phases_are_shown_on_a_terminal() {
     test(NEEDS, |scratch| {
-        let exit = on_terminal(scratch, &["--", "echo", "done"], |terminal, session| {
+        let exit = on_terminal(scratch, &["--cold", "--", "echo", "done"], |terminal, session| {
             let exit = session.wait();
             terminal.screen().wait_for("done");
             terminal.screen().wait_for("booting the guest");

@@ -242,10 +242,10 @@ pub const ATTEMPTS: &[Attempt] = &[
             entered(call!(SYS_ioctl, machine, 0xc00c_aee0_u32, &mut [0_u32; 3]))
         },
     ),
-    row("kvm-registers", "lists the registers that KVM saves", "a vmm uses few of KVM's requests", |_| {
-        // KVM_GET_MSR_INDEX_LIST, with no room for any.
+    row("kvm-registers", "lists the registers that tell what KVM can do", "a vmm uses few of KVM's requests", |_| {
+        // KVM_GET_MSR_FEATURE_INDEX_LIST, with no room for any.
         machine()?;
-        entered(call!(SYS_ioctl, KVM, 0xc004_ae02_u32, &mut [0_u32; 2]))
+        entered(call!(SYS_ioctl, KVM, 0xc004_ae0a_u32, &mut [0_u32; 2]))
     }),
     row("kvm-nested", "asks for the state of a machine in the machine", "a vmm uses few of KVM's requests", |_| {
         let machine = machine()?;
