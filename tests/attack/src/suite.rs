@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
 use stockade_jailer::plan::{Limits, Tracing};
@@ -28,6 +29,10 @@ const IMAGE: &str = "image";
 /// Where jails of compatible mode are.
 const JAILS: &str = "jails";
 const VMM: &str = "stockade-vmm";
+
+/// How often, and after how long, a jail is made again whose user had too many processes.
+const RETRIES: u32 = 20;
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// How signals are numbered that end a prisoner rightly: a filter's, and that of a control group without memory.
 const SIGSYS: i32 = 31;
@@ -139,7 +144,7 @@ impl Suite {
                 let mut worker = Worker { suite: self, targets: None };
                 while let Some((attempt, condition)) = next(&jobs) {
                     let (name, condition) = (attempt.name.clone(), condition.clone());
-                    let outcome = match worker.attempt(attempt, &condition) {
+                    let outcome = match worker.attempt_again(attempt, &condition) {
                         Ok(outcome) => outcome,
                         Err(source) => {
                             stop(&jobs);
@@ -207,6 +212,17 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
+    /// Makes an attempt, later if that is what it takes: where jails lack a layer, a user's last processes can outlive its lease.
+    fn attempt_again(&mut self, attempt: &Description, condition: &Condition) -> Result<Outcome, AttackError> {
+        for _ in 0..RETRIES {
+            match self.attempt(attempt, condition) {
+                Err(error) if error.is_passing() => std::thread::sleep(RETRY_PAUSE),
+                made => return made,
+            }
+        }
+        self.attempt(attempt, condition)
+    }
+
     fn attempt(&mut self, attempt: &Description, condition: &Condition) -> Result<Outcome, AttackError> {
         let mut targets = match self.targets.take() {
             Some(targets) => targets,
