@@ -15,8 +15,6 @@ use crate::{
 
 /// Bytes of stack of a vCPU thread. Only what is used costs memory.
 const STACK_BYTES: usize = 128 << 10;
-/// Bytes of heap that are left when a thread can't be had for lack of memory, for saying so.
-const SPARE_BYTES: usize = 64 << 10;
 
 /// vCPUs that can't be handled.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +60,6 @@ impl VcpuGroup {
         let control = Arc::new(Control::new(&vcpus, buses.request.clone()).map_err(GroupError::Prepare)?);
         let buses = Arc::new(buses);
         let confine = Arc::new(confine);
-        // The allocator keeps what is given back, and untouched memory costs nothing.
-        drop(std::hint::black_box(Vec::<u8>::with_capacity(SPARE_BYTES)));
         for mut vcpu in vcpus {
             let index = vcpu.index();
             let (member, buses, confine) = (control.clone(), buses.clone(), confine.clone());
