@@ -1,32 +1,24 @@
-//! Starts a jailer with everything that it and its vmm will ever need, as descriptors.
+//! Starts a machine that ends with its supervisor.
 
-use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Seek, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixListener;
-use std::process::{Command, Stdio};
+use std::io;
 
-use command_fds::{CommandFdExt, FdMapping};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use stockade_jailer::plan::{self, Layer, Limits, Plan, Tracing};
+use stockade_jailer::plan::{Layer, Limits};
 use stockade_vmm_api::vm_config::{ConfigFile, StartFile};
 use tokio::net::UnixStream;
 
 use super::diagnostics::Diagnostics;
 use super::events::EventLines;
+use super::handover::{Handover, HostEnds, Terms, prepare};
 use super::lease::LeaseError;
-use super::run_directory::{RunDirectory, RunDirectoryError};
-use super::state::{Claim, State};
+use super::run_directory::RunDirectoryError;
+use super::state::State;
 use super::warden::WardenLink;
 use super::{Machine, Status};
 use crate::config::{clone_configuration, descriptor};
 use crate::request::{Cpus, MemorySize, VmName};
 use crate::warm::WarmGuest;
 
-/// Console output that is kept.
-pub(super) const CONSOLE_RING_BYTES: u32 = 256 * 1024;
 /// Threads of a vmm beside its vCPUs, its warden, and some that the kernel makes in its name.
 const PROCESSES_BESIDE_VCPUS: u32 = 16;
 /// Processor time of a vmm beside its vCPUs, in hundredths of a processor.
@@ -105,69 +97,34 @@ pub enum LaunchError {
 pub fn launch(blueprint: Blueprint) -> Result<(Machine, UnixStream), LaunchError> {
     let state = State::of_caller();
     state.prepare()?;
-    let Claim { uid, lease, run_directory } = state.claim(&blueprint.name)?;
-
-    let (control, warden_end) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .map_err(|errno| prepare("control socket")(errno.into()))?;
     let (agent, guest_end) = std::os::unix::net::UnixStream::pair().map_err(prepare("agent connection"))?;
-    let (console, console_end) = io::pipe().map_err(prepare("console"))?;
-    let (events, events_end) = io::pipe().map_err(prepare("events"))?;
-    let (diagnostics, diagnostics_end) = io::pipe().map_err(prepare("standard error"))?;
     agent.set_nonblocking(true).map_err(prepare("agent connection"))?;
 
-    let mut inheritance = Inheritance::default();
-    let mut vmm = VmmDescriptors { inheritance: &mut inheritance, arguments: Vec::new(), numbers: Vec::new() };
-    vmm.pass(descriptor::KVM, blueprint.kvm.into());
+    let (mut handover, HostEnds { control, events, diagnostics, run_directory }) =
+        Handover::new(&state, &blueprint.name)?;
+    handover.pass(descriptor::KVM, blueprint.kvm);
     let configuration = match blueprint.origin {
         Origin::Boot { kernel, initramfs, configuration } => {
-            vmm.pass(descriptor::KERNEL, kernel.into());
-            vmm.pass(descriptor::INITRAMFS, initramfs.into());
+            handover.pass(descriptor::KERNEL, kernel);
+            handover.pass(descriptor::INITRAMFS, initramfs);
             StartFile::Boot(configuration)
         }
         Origin::Snapshot(WarmGuest { state, memory }) => {
-            vmm.pass_pair(descriptor::SNAPSHOT, state, memory);
+            pass_pair(&mut handover, descriptor::SNAPSHOT, state, memory);
             StartFile::Snapshot(clone_configuration())
         }
     };
     if let Some((state, memory)) = blueprint.new_snapshot {
-        vmm.pass_pair(descriptor::NEW_SNAPSHOT, state, memory);
+        pass_pair(&mut handover, descriptor::NEW_SNAPSHOT, state, memory);
     }
     if let Some(root) = blueprint.root {
-        vmm.pass(descriptor::ROOT, root.into());
+        handover.pass(descriptor::ROOT, root);
     }
-    vmm.pass(descriptor::CONSOLE, console_end.into());
-    vmm.pass(descriptor::EVENTS, events_end.into());
-    vmm.pass(descriptor::CONFIG, configuration_file(&configuration)?);
-    vmm.pass(descriptor::API, listener(&run_directory, "api.sock")?);
-    vmm.pass(descriptor::VSOCK, listener(&run_directory, "vsock.sock")?);
-    vmm.pass(descriptor::AGENT, guest_end.into());
-    let VmmDescriptors { arguments: descriptor_arguments, numbers, .. } = vmm;
-
-    let name = blueprint.name.as_str();
-    let mut arguments: Vec<String> =
-        ["--id", name, "--api-sock", "fd:api", "--config-file", "fd:config"].map(String::from).to_vec();
-    arguments.extend(descriptor_arguments);
-    let plan = Plan {
-        version: plan::VERSION,
-        id: name.to_owned(),
-        authority: state.authority(),
-        uid,
-        executable: inheritance.add(blueprint.vmm.into()),
-        arguments,
-        descriptors: numbers,
-        lease: inheritance.add(lease),
-        control: inheritance.add(warden_end),
-        console: inheritance.add(console.into()),
-        run_directory: run_directory.path().to_owned(),
-        console_ring_bytes: CONSOLE_RING_BYTES,
-        limits: limits(blueprint.cpus.get(), blueprint.memory.bytes()),
-        without: blueprint.without,
-        shared_namespaces: Vec::new(),
-        tracing: Tracing::Warden,
-        detached: None,
-    };
-    let plan = inheritance.add(plan_file(&plan)?);
-    let jailer = execute(&blueprint.jailer, plan, inheritance, diagnostics_end.into())?;
+    handover.pass_configuration(&configuration)?;
+    handover.pass(descriptor::AGENT, guest_end);
+    let limits = limits(blueprint.cpus.get(), blueprint.memory.bytes());
+    let terms = Terms { limits, without: blueprint.without, detached: None };
+    let jailer = handover.execute(&blueprint.jailer, blueprint.vmm, &run_directory, terms)?;
     let machine = Machine {
         warden: WardenLink::new(control).map_err(prepare("control socket"))?,
         events: EventLines::new(events.into()).map_err(prepare("events"))?,
@@ -182,23 +139,9 @@ pub fn launch(blueprint: Blueprint) -> Result<(Machine, UnixStream), LaunchError
     Ok((machine, agent))
 }
 
-/// Executes the jailer by its descriptor, so that it is the program that was checked, away from the caller's terminal.
-pub(super) fn execute(
-    program: &File,
-    plan: RawFd,
-    inheritance: Inheritance,
-    diagnostics: OwnedFd,
-) -> Result<tokio::process::Child, LaunchError> {
-    // Not /proc/self: in the child, its number may be another descriptor's by then.
-    let path = format!("/proc/{}/fd/{}", std::process::id(), program.as_raw_fd());
-    let mut command = Command::new(path);
-    std::os::unix::process::CommandExt::arg0(&mut command, OsStr::new("stockade-jailer"));
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    command.args(["sealed", "--plan-fd", &plan.to_string()]).env_clear().current_dir("/");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(diagnostics);
-    let mapped = command.fd_mappings(inheritance.mappings);
-    mapped.map_err(|collision| prepare("descriptors")(io::Error::other(collision)))?;
-    tokio::process::Command::from(command).spawn().map_err(LaunchError::Execute)
+fn pass_pair(handover: &mut Handover, [state_name, memory_name]: [&str; 2], state: File, memory: File) {
+    handover.pass(state_name, state);
+    handover.pass(memory_name, memory);
 }
 
 pub(super) fn limits(cpus: u8, guest: u64) -> Limits {
@@ -208,70 +151,4 @@ pub(super) fn limits(cpus: u8, guest: u64) -> Limits {
         processes: cpus.saturating_add(PROCESSES_BESIDE_VCPUS),
         cpu_percent: cpus.saturating_mul(100).saturating_add(PERCENT_BESIDE_VCPUS),
     }
-}
-
-/// Descriptors on their way to the jailer, and the numbers that they get there.
-#[derive(Default)]
-pub(super) struct Inheritance {
-    mappings: Vec<FdMapping>,
-}
-
-impl Inheritance {
-    /// The first number after the standard streams.
-    const FIRST: RawFd = 3;
-
-    pub(super) fn add(&mut self, parent_fd: OwnedFd) -> RawFd {
-        let count = RawFd::try_from(self.mappings.len()).unwrap_or(RawFd::MAX);
-        let child_fd = Self::FIRST.saturating_add(count);
-        self.mappings.push(FdMapping { parent_fd, child_fd });
-        child_fd
-    }
-}
-
-/// The part of them that the vmm inherits, by name.
-pub(super) struct VmmDescriptors<'a> {
-    pub(super) inheritance: &'a mut Inheritance,
-    pub(super) arguments: Vec<String>,
-    pub(super) numbers: Vec<RawFd>,
-}
-
-impl VmmDescriptors<'_> {
-    pub(super) fn pass(&mut self, name: &str, descriptor: OwnedFd) {
-        let number = self.inheritance.add(descriptor);
-        self.numbers.push(number);
-        self.arguments.extend(["--fd".to_owned(), format!("{name}={number}")]);
-    }
-
-    fn pass_pair(&mut self, [state_name, memory_name]: [&str; 2], state: File, memory: File) {
-        self.pass(state_name, state.into());
-        self.pass(memory_name, memory.into());
-    }
-}
-
-pub(super) fn listener(run_directory: &RunDirectory, name: &str) -> Result<OwnedFd, LaunchError> {
-    let listener = UnixListener::bind(run_directory.path().join(name)).map_err(prepare("sockets"))?;
-    Ok(listener.into())
-}
-
-pub(super) fn configuration_file(configuration: &impl serde::Serialize) -> Result<OwnedFd, LaunchError> {
-    let text = serde_json::to_vec(configuration).map_err(|error| prepare("configuration")(error.into()))?;
-    sealed_file("stockade-config", &text).map_err(prepare("configuration"))
-}
-
-pub(super) fn plan_file(plan: &Plan) -> Result<OwnedFd, LaunchError> {
-    let text = serde_json::to_vec(plan).map_err(|error| prepare("plan")(error.into()))?;
-    sealed_file("stockade-plan", &text).map_err(prepare("plan"))
-}
-
-/// A file in memory that nobody can change any more.
-fn sealed_file(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
-    let mut file = File::from(memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
-    file.write_all(content)?;
-    file.rewind()?;
-    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
-    Ok(file.into())
-}
-
-pub(super) fn prepare(object: &'static str) -> impl Fn(io::Error) -> LaunchError {
-    move |source| LaunchError::Prepare { object, source }
 }

@@ -5,18 +5,16 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, socketpair};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use stockade_guest_protocol::{HostMessage, VERSION, encode};
-use stockade_jailer::plan::{self, Limits, Plan, Tracing};
+use stockade_jailer::plan::{self, Limits};
 use stockade_vmm_api::vm_config::ConfigFile;
 
 use super::Status;
 use super::detached::{Detached, WARDEN_SOCKET};
-use super::launch::{
-    CONSOLE_RING_BYTES, Inheritance, LaunchError, VmmDescriptors, configuration_file, execute, limits, listener,
-    plan_file, prepare,
-};
-use super::state::{Claim, State};
+use super::handover::{Handover, HostEnds, Terms, prepare};
+use super::launch::{LaunchError, limits};
+use super::state::State;
 use super::warden::WardenLink;
 use crate::config::descriptor;
 use crate::request::VmName;
@@ -80,68 +78,32 @@ pub struct LimitChanges {
 /// # Errors
 /// The host's part failed; nothing is left of it.
 pub fn launch_detached(state: &State, blueprint: DetachedBlueprint) -> Result<Detached, LaunchError> {
-    let Claim { uid, lease, run_directory } = state.claim(&blueprint.jail)?;
-    let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
-    let (control, warden_end) = pair.map_err(|errno| prepare("control socket")(errno.into()))?;
-    let (console, console_end) = io::pipe().map_err(prepare("console"))?;
-    let (events, events_end) = io::pipe().map_err(prepare("events"))?;
-    let (diagnostics, diagnostics_end) = io::pipe().map_err(prepare("standard error"))?;
-
-    let mut inheritance = Inheritance::default();
-    let mut vmm = VmmDescriptors { inheritance: &mut inheritance, arguments: Vec::new(), numbers: Vec::new() };
-    vmm.pass(descriptor::KVM, blueprint.kvm.into());
+    let (mut handover, HostEnds { control, events, diagnostics, run_directory }) =
+        Handover::new(state, &blueprint.jail)?;
+    handover.pass(descriptor::KVM, blueprint.kvm);
     for (name, image) in blueprint.images {
-        vmm.pass(&name, image.into());
+        handover.pass(&name, image);
     }
-    vmm.pass(descriptor::CONSOLE, console_end.into());
-    vmm.pass(descriptor::CONSOLE_INPUT, blueprint.console_input);
-    vmm.pass(descriptor::EVENTS, events_end.into());
-    vmm.pass(descriptor::CONFIG, configuration_file(&blueprint.configuration)?);
-    vmm.pass(descriptor::API, listener(&run_directory, "api.sock")?);
-    vmm.pass(descriptor::VSOCK, listener(&run_directory, "vsock.sock")?);
+    handover.pass(descriptor::CONSOLE_INPUT, blueprint.console_input);
+    handover.pass_configuration(&blueprint.configuration)?;
     let agent = (blueprint.agent == Agent::Connects).then(greeting).transpose().map_err(prepare("agent connection"))?;
     let mut held = Vec::new();
     if let Some((host_end, guest_end)) = agent {
-        vmm.pass(descriptor::AGENT, guest_end);
-        held.push(host_end);
+        handover.pass(descriptor::AGENT, guest_end);
+        held.push(handover.add(host_end));
     }
-    let VmmDescriptors { arguments: descriptor_arguments, numbers, .. } = vmm;
-
-    let name = blueprint.jail.as_str();
-    let mut arguments: Vec<String> =
-        ["--id", name, "--api-sock", "fd:api", "--config-file", "fd:config"].map(String::from).to_vec();
-    arguments.extend(descriptor_arguments);
     let journal = blueprint.journal.try_clone().map_err(prepare("journal"))?;
-    let warden_listener = warden_listener(run_directory.path()).map_err(prepare("sockets"))?;
     let detached = plan::Detached {
-        listener: inheritance.add(warden_listener),
-        journal: inheritance.add(journal.into()),
-        events: inheritance.add(events.into()),
-        diagnostics: inheritance.add(diagnostics.into()),
-        console_ring: inheritance.add(blueprint.console_ring.into()),
-        held: held.into_iter().map(|descriptor| inheritance.add(descriptor)).collect(),
+        listener: handover.add(warden_listener(run_directory.path()).map_err(prepare("sockets"))?),
+        journal: handover.add(journal),
+        events: handover.add(events),
+        diagnostics: handover.add(diagnostics),
+        console_ring: handover.add(blueprint.console_ring),
+        held,
     };
-    let plan = Plan {
-        version: plan::VERSION,
-        id: name.to_owned(),
-        authority: state.authority(),
-        uid,
-        executable: inheritance.add(blueprint.vmm.into()),
-        arguments,
-        descriptors: numbers,
-        lease: inheritance.add(lease),
-        control: inheritance.add(warden_end),
-        console: inheritance.add(console.into()),
-        run_directory: run_directory.path().to_owned(),
-        console_ring_bytes: CONSOLE_RING_BYTES,
-        limits: blueprint.limits.applied_to(blueprint.cpus, blueprint.guest_bytes),
-        without: Vec::new(),
-        shared_namespaces: Vec::new(),
-        tracing: Tracing::Warden,
-        detached: Some(detached),
-    };
-    let plan = inheritance.add(plan_file(&plan)?);
-    let jailer = execute(&blueprint.jailer, plan, inheritance, diagnostics_end.into())?;
+    let limits = blueprint.limits.applied_to(blueprint.cpus, blueprint.guest_bytes);
+    let terms = Terms { limits, without: Vec::new(), detached: Some(detached) };
+    let jailer = handover.execute(&blueprint.jailer, blueprint.vmm, &run_directory, terms)?;
     Ok(Detached {
         folder: run_directory.give_up(),
         journal: blueprint.journal,

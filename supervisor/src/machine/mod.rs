@@ -10,6 +10,7 @@ mod diagnostics;
 mod events;
 #[cfg(test)]
 pub(crate) mod fake;
+mod handover;
 pub mod launch;
 pub mod launch_detached;
 pub mod lease;
