@@ -26,7 +26,6 @@
 mod cell;
 mod compatible;
 mod error;
-mod guest;
 mod known;
 mod machine;
 mod program;

@@ -17,7 +17,6 @@ use stockade_prisoner::{INJECTED, Phase, compatible, descriptor};
 use crate::cell::{Cell, PATIENCE, Remains};
 use crate::compatible::{Jail, Site};
 use crate::error::{AttackError, Step};
-use crate::guest;
 use crate::program::Program;
 use crate::takeover::{Stop, Thread};
 use crate::targets::Targets;
@@ -56,7 +55,7 @@ pub(crate) fn sealed_vmm(name: &str) -> Result<(Vec<String>, Inheritance), Attac
     let address = SocketAddr::from_abstract_name(format!("{name}-api"));
     let listener = address.and_then(|address| UnixListener::bind_addr(&address)).step("listen for the API")?;
     let more = vec![
-        (number::KERNEL, file(&guest::image())?),
+        (number::KERNEL, file(&one_page_guest::image())?),
         (number::CONFIG, file(configuration.as_bytes())?),
         (number::API, listener.into()),
     ];
@@ -77,7 +76,7 @@ pub(crate) fn sealed_vmm(name: &str) -> Result<(Vec<String>, Inheritance), Attac
 
 /// Arguments of a compatible vmm, whose files are put in its jail.
 pub(crate) fn compatible_vmm(site: &Site) -> Result<Vec<String>, AttackError> {
-    site.file(KERNEL, &guest::image())?;
+    site.file(KERNEL, &one_page_guest::image())?;
     let configuration = configuration(KERNEL, [compatible::IMAGE, compatible::DISK], None);
     site.file(CONFIG, configuration.as_bytes())?;
     Ok(["--api-sock", "run/api", "--config-file", CONFIG].map(String::from).to_vec())
@@ -92,7 +91,7 @@ fn file(content: &[u8]) -> Result<OwnedFd, AttackError> {
 /// Waits for the guest's first byte on the console that a warden keeps.
 pub(crate) fn await_guest(cell: &Cell) -> Result<(), AttackError> {
     let deadline = Instant::now() + PATIENCE;
-    while !cell.console().ends_with(&[guest::FIRST_BYTE]) {
+    while !cell.console().ends_with(&[one_page_guest::FIRST_BYTE]) {
         if !cell.is_alive() || Instant::now() > deadline {
             return Err(AttackError::Takeover("the guest says nothing"));
         }
@@ -108,7 +107,7 @@ pub(crate) fn await_guest_of(jail: &mut Jail) -> Result<(), AttackError> {
     poll(&mut [PollFd::new(output, PollFlags::IN)], timeout.as_ref()).step("wait for the guest")?;
     let mut byte = [0];
     match output.read(&mut byte).step("wait for the guest")? {
-        1 if byte == [guest::FIRST_BYTE] => Ok(()),
+        1 if byte == [one_page_guest::FIRST_BYTE] => Ok(()),
         _ => jail.wait_for(|_| None),
     }
 }

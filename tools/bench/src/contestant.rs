@@ -9,7 +9,6 @@ use std::process::{Child, Command, Stdio};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::{Error, at};
-use crate::guest;
 use crate::sealed::{self, Warden};
 
 /// Name of every VM here, and of its folder in a chroot jail.
@@ -132,7 +131,7 @@ impl Contestant {
 }
 
 fn write_kernel(path: &Path) -> Result<(), Error> {
-    std::fs::write(path, guest::image()).map_err(at("write", path))?;
+    std::fs::write(path, one_page_guest::image()).map_err(at("write", path))?;
     // Whoever the vmm runs as in its jail.
     std::fs::set_permissions(path, Permissions::from_mode(0o444)).map_err(at("set the mode of", path))
 }

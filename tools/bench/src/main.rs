@@ -21,7 +21,6 @@ mod client;
 mod contestant;
 mod error;
 mod footprint;
-mod guest;
 mod probe;
 mod report;
 mod round;

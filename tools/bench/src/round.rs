@@ -11,7 +11,6 @@ use crate::client::Client;
 use crate::contestant::{Contestant, Running};
 use crate::error::{Error, at};
 use crate::footprint::{self, Footprint};
-use crate::guest;
 
 /// Memory of the guest.
 pub const GUEST_MIB: u64 = 128;
@@ -118,7 +117,7 @@ fn wait_for_first_byte(running: &mut Running) -> Result<(), Error> {
         if count == 0 {
             return Err(running.silent("ended before the guest wrote"));
         }
-        if buffer.iter().take(count).any(|byte| *byte == guest::FIRST_BYTE) {
+        if buffer.iter().take(count).any(|byte| *byte == one_page_guest::FIRST_BYTE) {
             return Ok(());
         }
     }

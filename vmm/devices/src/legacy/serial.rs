@@ -93,21 +93,9 @@ impl SerialPort {
 
     /// Its state.
     pub fn save(&self) -> UartState {
-        let state = lock(&self.uart).state();
-        UartState {
-            registers: [
-                state.baud_divisor_low,
-                state.baud_divisor_high,
-                state.interrupt_enable,
-                state.interrupt_identification,
-                state.line_control,
-                state.line_status,
-                state.modem_control,
-                state.modem_status,
-                state.scratch,
-            ],
-            input: state.in_buffer,
-        }
+        let mut state = lock(&self.uart).state();
+        let registers = registers(&mut state).map(|register| *register);
+        UartState { registers, input: state.in_buffer }
     }
 
     /// Takes a state over.
@@ -115,29 +103,10 @@ impl SerialPort {
     /// # Errors
     /// If it has too much input.
     pub fn restore(&self, saved: &UartState) -> Result<(), UartStateError> {
-        let [
-            baud_divisor_low,
-            baud_divisor_high,
-            interrupt_enable,
-            interrupt_identification,
-            line_control,
-            line_status,
-            modem_control,
-            modem_status,
-            scratch,
-        ] = saved.registers;
-        let state = SerialState {
-            baud_divisor_low,
-            baud_divisor_high,
-            interrupt_enable,
-            interrupt_identification,
-            line_control,
-            line_status,
-            modem_control,
-            modem_status,
-            scratch,
-            in_buffer: saved.input.clone(),
-        };
+        let mut state = SerialState { in_buffer: saved.input.clone(), ..SerialState::default() };
+        for (register, value) in registers(&mut state).into_iter().zip(saved.registers) {
+            *register = value;
+        }
         let trigger = InterruptTrigger(self.interrupt.clone());
         let uart = Serial::from_state(&state, trigger, UartEvents(self.line.clone()), Output(self.line.clone()));
         // Its trigger never fails, so it is the input.
@@ -169,6 +138,21 @@ impl SerialPort {
         let received = lock(&self.uart).enqueue_raw_bytes(input).unwrap_or(0);
         self.line.counters.input_bytes.add(u64::try_from(received).unwrap_or(0));
     }
+}
+
+/// A port's registers, in the order of [`UartState::registers`].
+fn registers(state: &mut SerialState) -> [&mut u8; 9] {
+    [
+        &mut state.baud_divisor_low,
+        &mut state.baud_divisor_high,
+        &mut state.interrupt_enable,
+        &mut state.interrupt_identification,
+        &mut state.line_control,
+        &mut state.line_status,
+        &mut state.modem_control,
+        &mut state.modem_status,
+        &mut state.scratch,
+    ]
 }
 
 impl Line {

@@ -1,4 +1,5 @@
-//! The guest: one page that writes a byte to the serial port and waits for interrupts that never come.
+//! The smallest guest that shows that it runs: one page that writes a byte to the serial port and waits for interrupts that
+//! never come.
 
 /// The byte. No vmm writes it by itself.
 pub const FIRST_BYTE: u8 = 0x02;
