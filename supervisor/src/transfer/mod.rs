@@ -1,6 +1,5 @@
 //! Copies files and trees between host and guest: tar archives over a channel.
 
-mod pack;
 mod staging;
 #[cfg(test)]
 mod tests;
@@ -10,6 +9,7 @@ use std::io::PipeReader;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use stockade_guest_archive::{Owners, PackError, pack};
 use stockade_guest_protocol::Task;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
@@ -18,7 +18,6 @@ use tokio::time::timeout;
 use crate::request::CopyIn;
 use crate::session::{ChannelEnd, ChannelHandle, Session, SessionError};
 
-pub use pack::PackError;
 pub use staging::{Destination, DestinationError};
 pub use unpack::{MAX_BYTES, MAX_ENTRIES, UnpackError};
 
@@ -79,7 +78,7 @@ async fn send(session: &Session, copy: &CopyIn) -> Result<(), TransferError> {
     let top = PathBuf::from(copy.guest.file_name().unwrap_or_default());
     let (reader, writer) = std::io::pipe().map_err(TransferError::Pipe)?;
     let source = copy.host.clone();
-    let packer = Worker::spawn(move || pack::pack(&source, &top, writer));
+    let packer = Worker::spawn(move || pack(&source, &top, Owners::Root, writer));
     let mut archive = pipe::Receiver::from_owned_fd(reader.into()).map_err(TransferError::Pipe)?;
     let path = copy.guest.to_string_lossy();
     let ChannelHandle { mut input, mut life, output, error, .. } = session.start(Task::Receive { path: &path })?;

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tar::{Builder, EntryType, Header};
 
 use super::staging::CONTENT;
-use super::{Destination, pack, unpack};
+use super::{Destination, Owners, pack, unpack};
 use crate::request::CopyOut;
 
 /// An archive of `(type, name, target or content)`.
@@ -151,7 +151,7 @@ fn what_is_packed_is_unpacked() {
     std::os::unix::fs::symlink("d".repeat(120), source.join("link")).unwrap();
 
     let mut bytes = Vec::new();
-    pack::pack(&source, Path::new("top"), &mut bytes).unwrap();
+    pack(&source, Path::new("top"), Owners::Root, &mut bytes).unwrap();
     let (unpacked, result) = unpack(&bytes);
     result.unwrap();
     let copy = unpacked.path().join("destination").join(CONTENT);
@@ -164,7 +164,7 @@ fn what_is_packed_is_unpacked() {
 fn sockets_are_not_packed() {
     let directory = tempfile::tempdir().unwrap();
     let _listener = std::os::unix::net::UnixListener::bind(directory.path().join("socket")).unwrap();
-    let error = pack::pack(directory.path(), Path::new("top"), std::io::sink()).unwrap_err().to_string();
+    let error = pack(directory.path(), Path::new("top"), Owners::Root, std::io::sink()).unwrap_err().to_string();
     assert!(error.contains("socket is neither"), "{error}");
 }
 
@@ -220,7 +220,7 @@ proptest! {
         let source = directory.path().join("source");
         std::fs::write(&source, &content).unwrap();
         let mut bytes = Vec::new();
-        pack::pack(&source, Path::new("top"), &mut bytes).unwrap();
+        pack(&source, Path::new("top"), Owners::Root, &mut bytes).unwrap();
         let (unpacked, result) = unpack(&bytes);
         result.unwrap();
         let mut copy = Vec::new();

@@ -1,14 +1,16 @@
 //! Transfers: tar archives between the host and the commands' root, each in a thread that is fed through pipes.
 
-mod pack;
 #[cfg(test)]
 mod tests;
 mod unpack;
 
-use std::io::{self, PipeReader, PipeWriter};
+use std::error::Error;
+use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
+
+use stockade_guest_archive::{Owners, pack};
 
 /// A transfer that runs.
 #[derive(Debug)]
@@ -38,8 +40,18 @@ pub(crate) fn receive(path: &str) -> io::Result<Started> {
 pub(crate) fn send(path: &str) -> io::Result<Started> {
     let (reader, writer) = io::pipe()?;
     let path = PathBuf::from(path);
-    let transfer = Transfer::spawn(move || pack::pack(&path, writer).map_err(|error| error.to_string()))?;
+    let transfer = Transfer::spawn(move || pack_below_its_name(&path, writer))?;
     Ok(Started { transfer, input: None, output: Some(reader.into()) })
+}
+
+fn pack_below_its_name(path: &Path, writer: impl Write) -> Result<(), String> {
+    let Some(name) = path.file_name() else {
+        return Err(format!("{} in the guest ends with no name; name the file or folder", path.display()));
+    };
+    pack(path, Path::new(name), Owners::Kept, writer).map_err(|error| match error.source() {
+        Some(source) => format!("in the guest, {error}: {source}"),
+        None => format!("in the guest, {error}"),
+    })
 }
 
 impl Transfer {
