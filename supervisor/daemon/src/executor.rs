@@ -24,7 +24,6 @@ pub struct Executor {
     workshop: Arc<Workshop>,
     /// Which configuration is the daemon's own.
     configuration: ConfigurationInput,
-    in_force: Config,
     machines: HashMap<(VmId, u64), UnboundedSender<Order>>,
     inputs: UnboundedSender<Input>,
     queue: UnboundedReceiver<Input>,
@@ -52,7 +51,6 @@ impl Executor {
             table,
             workshop,
             configuration,
-            in_force: config.clone(),
             machines: HashMap::new(),
             inputs,
             queue,
@@ -134,9 +132,6 @@ impl Executor {
             let record = self.table.record(vm)?;
             Some(Record { generation, ..record.clone() }.jail_name())
         });
-        if let Input::Configured { config, .. } = &input {
-            self.in_force = (**config).clone();
-        }
         let mut next = Next::Go;
         for effect in self.table.handle(input, clock()) {
             if matches!(effect, Effect::Exit) {
@@ -221,7 +216,7 @@ impl Executor {
             None => read(&self.configuration, None),
             Some(path) => {
                 let added = ConfigurationInput { path: PathBuf::from(path), ..self.configuration.clone() };
-                read(&added, Some(&self.in_force))
+                read(&added, Some(self.table.config()))
             }
         };
         let _ = self.inputs.send(match input {

@@ -7,15 +7,18 @@ use stockade_config::Config;
 use stockade_config::model::{StartPolicy, Vm as Configured};
 
 use super::effect::{Effect, RequestId};
+use super::ids::Claim;
 use super::permission::Caller;
 use super::record::Record;
 use super::{Awaited, Table, Vm};
 
 impl Table {
     pub(super) fn configure(&mut self, config: Config, request: Option<RequestId>) {
-        let result = self.expect_names_free(&config).map(|()| self.apply(config));
-        if let Some(request) = request {
-            self.answer(request, result.map(|()| Answer::Done));
+        let result = self.expect_up().and_then(|()| self.expect_names_free(&config)).map(|()| self.apply(config));
+        match (request, result) {
+            (Some(request), result) => self.answer(request, result.map(|()| Answer::Done)),
+            (None, Err(error)) => log::error!("the configuration is not in force: {error}"),
+            (None, Ok(())) => {}
         }
     }
 
@@ -38,9 +41,22 @@ impl Table {
         let gone = known.filter(|record| self.config.vm(record.name.as_str()).is_none());
         let gone: Vec<VmId> = gone.map(|record| record.id).collect();
         gone.into_iter().for_each(|id| self.drop_from_configuration(id));
-        for configured in self.config.vms.clone() {
-            self.define(configured);
+        let claims: Vec<_> =
+            self.config.vms.clone().into_iter().filter_map(|vm| Some((self.claim(&vm)?, vm))).collect();
+        if claims.iter().any(|(claim, _)| claim.is_new) {
+            self.effect(Effect::SaveIds(self.ids.clone()));
         }
+        for (claim, configured) in claims {
+            self.define(claim, configured);
+        }
+    }
+
+    fn claim(&mut self, configured: &Configured) -> Option<Claim> {
+        let claim = self.ids.claim(configured.name.as_str(), 0);
+        if claim.is_none() {
+            log::error!("vm {}: every number was given out", configured.name);
+        }
+        claim
     }
 
     fn drop_from_configuration(&mut self, id: VmId) {
@@ -54,17 +70,12 @@ impl Table {
         self.forget(id);
     }
 
-    fn define(&mut self, configured: Configured) {
-        let Some((id, new)) = self.ids.claim(configured.name.as_str(), 0) else {
-            log::error!("vm {}: every number was given out", configured.name);
-            return;
-        };
-        if new {
-            self.effect(Effect::SaveIds(self.ids.clone()));
-        }
+    fn define(&mut self, claim: Claim, configured: Configured) {
+        let id = claim.id;
         let Some(vm) = self.vms.get_mut(&id) else {
             let state = initial_state(configured.start);
             let record = Record::new(id, configured, true, Caller::root(), state);
+            let record = Record { generation: claim.generation, ..record };
             self.vms.insert(id, Vm { record, waiters: Vec::new() });
             self.enter(id, state, None);
             return;

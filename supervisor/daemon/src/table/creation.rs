@@ -12,6 +12,7 @@ use stockade_config::model::{
 use stockade_config::{InstanceError, InvalidDefinition, Overrides, Requester, instantiate};
 
 use super::effect::{Effect, RequestId};
+use super::ids::Claim;
 use super::permission::{Caller, Verb, may};
 use super::record::Record;
 use super::{Awaited, Table, Vm};
@@ -47,16 +48,17 @@ impl Table {
             return Err(Error::new(ErrorCode::Exists, message, "choose another name, or start that one"));
         }
         self.admit(name.as_str(), &definition)?;
-        let claimed = self.ids.claim(name.as_str(), caller.uid).filter(|(id, _)| !self.vms.contains_key(id));
-        let (id, new) = claimed.ok_or_else(|| {
+        let claimed = self.ids.claim(name.as_str(), caller.uid).filter(|claim| !self.vms.contains_key(&claim.id));
+        let Claim { id, generation, is_new } = claimed.ok_or_else(|| {
             let message = "every number of virtual machines was given out";
             Error::new(ErrorCode::IdsExhausted, message, "forget all of them: stockade reset vms")
         })?;
-        if new {
+        if is_new {
             self.effect(Effect::SaveIds(self.ids.clone()));
         }
         let vm = NamedVm { name, start: StartPolicy::Disabled, template: None, definition };
         let mut record = Record::new(id, vm, false, caller.clone(), VmState::Stopped);
+        record.generation = generation;
         record.roots_paths = inherited;
         record.ends_on_reset = ends_on_reset;
         self.vms.insert(id, Vm { record, waiters: Vec::new() });

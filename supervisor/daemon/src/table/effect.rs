@@ -51,7 +51,7 @@ pub enum Input {
         /// Who asked for it.
         request: RequestId,
     },
-    /// What was saved has been compared with what is there. Comes once, after what was found.
+    /// Somebody goes after each machine that was saved. Comes once, after the configuration; what is found of them comes later.
     Recovered,
     /// Time has passed.
     Time,

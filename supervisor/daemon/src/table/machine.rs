@@ -5,7 +5,7 @@ use stockade_api::{Answer, Error, ErrorCode, Exit, ExitCause, VmId, VmState};
 use stockade_config::model::StartPolicy;
 
 use super::effect::{Effect, MachineEvent};
-use super::{Awaited, Table};
+use super::{Awaited, Table, Vm};
 
 impl Table {
     pub(super) fn machine(&mut self, id: VmId, generation: u64, event: MachineEvent) {
@@ -134,7 +134,10 @@ impl Table {
     /// Nobody is to know of it any more.
     pub(super) fn forget(&mut self, id: VmId) {
         self.publish(id, Change::Removed);
-        self.vms.remove(&id);
+        let Some(Vm { record, .. }) = self.vms.remove(&id) else { return };
+        if self.ids.note_generation(record.name.as_str(), record.opened_by.uid, record.generation) {
+            self.effect(Effect::SaveIds(self.ids.clone()));
+        }
         self.effect(Effect::Forget(id));
     }
 }

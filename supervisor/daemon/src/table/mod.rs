@@ -155,6 +155,11 @@ impl Table {
         self.vms.get(&id).map(|vm| &vm.record)
     }
 
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     fn effect(&mut self, effect: Effect) {
         self.effects.push(effect);
     }
@@ -203,7 +208,7 @@ impl Table {
         self.resetting.iter_mut().for_each(|requests| requests.retain(|waiting| *waiting != request));
     }
 
-    /// What was saved has been compared with what is there: goes on with what was half done.
+    /// Somebody goes after each machine that was saved: goes on with what was half done.
     fn recovered(&mut self) {
         let stopping: Vec<_> = self.records().filter(|record| record.state == VmState::Stopping).cloned().collect();
         for record in stopping {

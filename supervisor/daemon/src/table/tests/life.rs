@@ -204,6 +204,8 @@ fn one_that_a_client_made_is_gone_once_it_has_stopped_and_keeps_its_number() {
     play.machine(MachineEvent::Started);
     let Ok(Answer::Vm(second)) = play.answer(again) else { panic!() };
     assert_eq!((second.id, play.record("other").id), (summary.id, VmId(2)));
+    // Nothing that is heard of the first can be about the second.
+    assert_eq!((summary.generation, second.generation), (1, 2));
 }
 
 #[test]
@@ -236,6 +238,9 @@ fn a_reset_of_the_daemon_forgets_everything_once_it_is_gone() {
     let mut play = Play::running();
     let (waits, reset) = (play.ask(wait()), play.ask(Request::Reset { what: stockade_api::ResetScope::All }));
     assert_eq!(play.answers(reset), []);
+    // What is read meanwhile would be in its way.
+    play.configure(Config { vms: vec![vm("early", StartPolicy::Enabled)], ..Config::default() });
+    assert_eq!(play.table.config().vms.len(), 1);
     play.ends(ExitCause::Failed);
     assert!(play.answer(waits).is_ok());
     assert_eq!(play.answer(reset), Ok(Answer::Done));
