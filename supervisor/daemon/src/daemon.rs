@@ -14,9 +14,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::arguments::Arguments;
+use crate::control;
+use crate::control::parent::Reception;
 use crate::executor::Executor;
 use crate::machine::Workshop;
-use crate::roles::parent;
+use crate::roles::keeper::keep;
 use crate::store::Store;
 use crate::table::Input;
 
@@ -54,7 +56,8 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
         let (known, running) = executor.count();
         log::info!("{known} virtual machines, of which {running} run");
         let inputs = executor.inputs();
-        let control = parent::serve(listener, paths.empty(), inputs, answered, notify_ready);
+        let empty = paths.empty();
+        let control = keep(&control::ROLE, &empty, Reception::new(listener, inputs, answered, notify_ready));
         tokio::pin!(control);
         let worked = work(&mut executor);
         tokio::select! {

@@ -16,14 +16,17 @@ use log::{LevelFilter, Log, Metadata, Record};
 use stockade_config::host::RealHost;
 use stockade_config::{Style, Verbosity, check};
 use stockaded::arguments::Arguments;
-use stockaded::{control, daemon};
+use stockaded::daemon;
+use stockaded::roles::Role;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     start_log(arguments.verbose);
     let result = match arguments.role.as_deref() {
-        Some("control") => control::run(arguments.empty.as_deref().unwrap_or(Path::new("/"))),
-        Some(other) => Err(format!("--role {other}: there is no such role")),
+        Some(name) => match Role::find(name) {
+            Some(role) => (role.run)(arguments.empty.as_deref().unwrap_or(Path::new("/"))),
+            None => Err(format!("--role {name}: there is no such role")),
+        },
         None if arguments.check => return check_configuration(&arguments),
         None => daemon::run(&arguments),
     };

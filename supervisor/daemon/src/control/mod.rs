@@ -3,29 +3,30 @@
 //! Who I am: `stockaded` again, executed by the parent as root, and at once confined: another user, an empty root, no
 //! network, no capability, no path, and the system calls that serving sockets takes. What I hold: the channel to the
 //! parent, and the sockets of clients that it hands me. I ask the parent for what clients want; who they are, it knows
-//! better than I.
+//! better than I. [`parent`] is its side of this.
 
-mod confine;
 mod link;
+pub mod parent;
+mod peers;
 
 use std::path::Path;
 
 use crate::roles::channel::Channel;
 use crate::roles::frame::{ToControl, ToParent};
-use crate::roles::parent::inherited_channel;
+use crate::roles::{Role, confine};
+
+/// This role.
+pub static ROLE: Role = Role { name: "control", filter: seccomp_filters::Role::Control, descriptors: 1024, run };
 
 /// Serves clients until the parent is gone.
-///
-/// # Errors
-/// It can't be confined, or there is no parent.
-pub fn run(empty: &Path) -> Result<(), String> {
-    let channel = inherited_channel().map_err(|error| format!("no parent: {error}"))?;
-    confine::enter(empty)?;
+fn run(empty: &Path) -> Result<(), String> {
+    let channel = confine::inherited_channel()?;
+    confine::enter(&ROLE, empty)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
     let runtime = runtime.map_err(|error| format!("make a runtime: {error}"))?;
     runtime.block_on(async {
         let channel: Channel<ToParent, ToControl> = Channel::new(channel).map_err(|error| error.to_string())?;
-        confine::pledge()?;
+        confine::pledge(&ROLE)?;
         tokio::task::LocalSet::new().run_until(link::serve(channel)).await
     })
 }

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use stockade_api::{Error, ErrorCode};
 use tokio::net::UnixStream;
 
-use super::frame::{Connection, RequestNumber};
+use crate::roles::frame::{Connection, RequestNumber};
 use crate::sys;
 use crate::table::{Caller, RequestId};
 

@@ -1,0 +1,67 @@
+//! The parent's side of any role: starts it, and starts it again when it dies.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use command_fds::{CommandFdExt, FdMapping};
+use tokio::process::{Child, Command};
+use tokio::time::sleep;
+
+use super::Role;
+use super::channel::{Channel, ChannelError, pair};
+use super::confine::CHANNEL;
+use super::frame::Frame;
+
+/// The argument that makes this program a role.
+pub const ROLE_ARGUMENT: &str = "--role";
+/// The argument with the folder that a role mounts its root on.
+pub const EMPTY_ARGUMENT: &str = "--empty";
+/// How long to wait before a role is started again, so that one that dies at once does not keep the host busy.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Who talks to a role, through all of its lives.
+pub trait Attendant {
+    /// What is said to the role.
+    type Says: Frame;
+    /// What the role says.
+    type Hears: Frame;
+
+    /// Talks to one life of it, until that is over. Returns why.
+    fn attend(&mut self, channel: &Channel<Self::Says, Self::Hears>) -> impl Future<Output = ChannelError>;
+
+    /// That life is over, or could not begin: tells those who wait for an answer.
+    fn bereave(&mut self);
+}
+
+/// Keeps a role for as long as the daemon lives.
+pub async fn keep(role: &Role, empty: &Path, mut attendant: impl Attendant) {
+    loop {
+        match start(role, empty) {
+            Ok((mut child, channel)) => {
+                log::info!("{} runs as process {}", role.name, child.id().unwrap_or_default());
+                let error = attendant.attend(&channel).await;
+                log::error!("{} is started again: {error}", role.name);
+                let _ = child.start_kill();
+                let _ = child.wait().await;
+            }
+            Err(error) => log::error!("{} can't be started: {error}", role.name),
+        }
+        attendant.bereave();
+        sleep(PAUSE).await;
+    }
+}
+
+fn start<Out: Frame, In: Frame>(role: &Role, empty: &Path) -> io::Result<(Child, Channel<Out, In>)> {
+    let (ours, theirs) = pair()?;
+    // This very program, whatever has its name by now.
+    let mut command = std::process::Command::new("/proc/self/exe");
+    command.arg0(role.title()).args([ROLE_ARGUMENT, role.name, EMPTY_ARGUMENT]).arg(empty);
+    command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
+    let mappings = vec![FdMapping { parent_fd: theirs, child_fd: CHANNEL }];
+    command.fd_mappings(mappings).map_err(io::Error::other)?;
+    let child = Command::from(command).kill_on_drop(true).spawn()?;
+    Ok((child, Channel::new(ours)?))
+}
