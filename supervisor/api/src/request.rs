@@ -259,6 +259,7 @@ mod tests {
             cpus: 1,
             memory_mib: 512,
             disks: 1,
+            interfaces: Vec::new(),
             configured: true,
             pid: Some(1234),
             jail: Some("web-7-3".into()),

@@ -141,6 +141,8 @@ pub struct VmSummary {
     pub memory_mib: u64,
     /// Disks.
     pub disks: u32,
+    /// Network interfaces.
+    pub interfaces: Vec<InterfaceSummary>,
     /// Whether vm.conf defines it; if not, it is gone once it has stopped.
     pub configured: bool,
     /// Process id of its vmm, while there is one.
@@ -153,6 +155,16 @@ pub struct VmSummary {
     pub last_exit: Option<Exit>,
     /// Why it could not be started the last time.
     pub last_error: Option<String>,
+}
+
+/// A network interface of a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct InterfaceSummary {
+    /// Its Ethernet address, six hexadecimal numbers with `:` between them.
+    pub lladdr: String,
+    /// The switch that it is connected to.
+    pub switch: Option<String>,
 }
 
 /// How a client names a virtual machine: by its number if it is all digits, else by its name.

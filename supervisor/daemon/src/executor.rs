@@ -268,5 +268,13 @@ fn host() -> Host {
     let total =
         text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok());
     let cpus = std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
-    Host { memory_mib: total.unwrap_or(0) / 1024, cpus }
+    Host { memory_mib: total.unwrap_or(0) / 1024, cpus, identity: identity() }
+}
+
+/// The host's number (machine-id(5)); without one, that of this boot.
+fn identity() -> u128 {
+    let files = ["/etc/machine-id", "/proc/sys/kernel/random/boot_id"];
+    let texts = files.iter().filter_map(|path| std::fs::read_to_string(path).ok());
+    let numbers = texts.filter_map(|text| u128::from_str_radix(&text.trim().replace('-', ""), 16).ok());
+    numbers.into_iter().next().unwrap_or_default()
 }

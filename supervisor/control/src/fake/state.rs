@@ -117,6 +117,7 @@ impl State {
             cpus: new.cpus.unwrap_or(1),
             memory_mib: new.memory_mib.unwrap_or(512),
             disks: u32::try_from(new.disks.len()).unwrap_or(u32::MAX),
+            interfaces: Vec::new(),
             configured: false,
             pid: None,
             jail: None,

@@ -17,6 +17,8 @@ pub struct Host {
     pub memory_mib: u64,
     /// Processors.
     pub cpus: u32,
+    /// What tells it from other hosts.
+    pub identity: u128,
 }
 
 /// What a virtual machine of this size takes of the host, MiB.
@@ -45,7 +47,7 @@ impl Table {
     pub(super) fn admit(&self, name: &str, definition: &Definition) -> Result<(), Error> {
         expect_possible(name, definition)?;
         self.expect_quota(name, definition)?;
-        let Host { memory_mib, cpus } = self.host;
+        let Host { memory_mib, cpus, .. } = self.host;
         if u32::from(definition.cpus) > cpus {
             let message = format!("{name} needs {} processors, and the host has {cpus}", definition.cpus);
             return Err(Error::new(ErrorCode::NotEnoughCpus, message, format!("give it at most {cpus}")));

@@ -77,6 +77,7 @@ impl Table {
             let record = Record::new(id, configured, true, Caller::root(), state);
             let record = Record { generation: claim.generation, ..record };
             self.vms.insert(id, Vm { record, waiters: Vec::new() });
+            self.assign_addresses(id);
             self.enter(id, state, None);
             return;
         };
@@ -97,7 +98,9 @@ impl Table {
             (VmState::Waiting, StartPolicy::Disabled) => VmState::Defined,
             (state, _) => state,
         };
-        if state == record.state { self.save(id) } else { self.enter(id, state, None) }
+        let before = record.state;
+        self.assign_addresses(id);
+        if state == before { self.save(id) } else { self.enter(id, state, None) }
     }
 
     /// Ends everything, and forgets it.
@@ -129,6 +132,7 @@ impl Record {
             name: vm.name,
             definition: vm.definition,
             next_definition: None,
+            lladdrs: Vec::new(),
             start: vm.start,
             configured,
             opened_by,

@@ -62,6 +62,7 @@ impl Table {
         record.roots_paths = inherited;
         record.ends_on_reset = ends_on_reset;
         self.vms.insert(id, Vm { record, waiters: Vec::new() });
+        self.assign_addresses(id);
         self.launch(id, caller.uid, 0)?;
         Ok(self.await_on(id, request, Awaited::Start))
     }

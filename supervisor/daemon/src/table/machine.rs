@@ -121,6 +121,7 @@ impl Table {
             record.definition = next;
         }
         let configured = record.configured;
+        self.assign_addresses(id);
         self.enter(id, if again { VmState::Waiting } else { VmState::Stopped }, exit);
         self.answer_waiters(id, &[Awaited::End], |record| Ok(Answer::Exit(record.last_exit.clone())));
         let name = self.record(id).map(|record| record.name.to_string()).unwrap_or_default();

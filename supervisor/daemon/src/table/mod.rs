@@ -15,6 +15,7 @@
 //! Invariants: a virtual machine has a process only in the live states, and then one at most, that of its generation;
 //! what is heard of any other generation changes nothing; each request is answered once, unless its client has gone.
 
+mod addresses;
 mod admission;
 mod configuration;
 mod creation;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use stockade_api::{Exit, Owner, VmId, VmState, VmSummary};
-use stockade_config::model::{Boot, Definition, StartPolicy, VmName};
+use stockade_api::{Exit, InterfaceSummary, Owner, VmId, VmState, VmSummary};
+use stockade_config::model::{Boot, Definition, Interface, MacAddress, StartPolicy, VmName};
 
 use super::permission::Caller;
 
@@ -21,6 +21,9 @@ pub struct Record {
     pub definition: Definition,
     /// What it will be the next time, if that is something else.
     pub next_definition: Option<Definition>,
+    /// Addresses of its interfaces.
+    #[serde(default)]
+    pub lladdrs: Vec<MacAddress>,
     /// Whether the daemon starts it by itself.
     pub start: StartPolicy,
     /// Whether vm.conf defines it; if not, it is gone once it has stopped.
@@ -103,6 +106,15 @@ impl Record {
         if self.roots_paths.contains(path) { Caller::root() } else { self.opened_by.clone() }
     }
 
+    fn interfaces(&self) -> Vec<InterfaceSummary> {
+        let interfaces = self.definition.interfaces.iter().zip(&self.lladdrs);
+        let summary = |(interface, lladdr): (&Interface, &MacAddress)| InterfaceSummary {
+            lladdr: lladdr.to_string(),
+            switch: interface.switch.clone(),
+        };
+        interfaces.map(summary).collect()
+    }
+
     /// What clients get to know.
     pub fn summary(&self) -> VmSummary {
         VmSummary {
@@ -115,6 +127,7 @@ impl Record {
             cpus: self.definition.cpus.into(),
             memory_mib: self.definition.memory.mib().into(),
             disks: u32::try_from(self.definition.disks.len()).unwrap_or(u32::MAX),
+            interfaces: self.interfaces(),
             configured: self.configured,
             pid: self.jail.as_ref().map(|jail| jail.pid),
             jail: self.jail.as_ref().map(|_| self.jail_name()),

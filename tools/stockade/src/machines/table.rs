@@ -101,6 +101,7 @@ mod tests {
             cpus: 2,
             memory_mib: 1536,
             disks: 0,
+            interfaces: Vec::new(),
             configured: true,
             pid: state.is_live().then_some(-1),
             jail: None,

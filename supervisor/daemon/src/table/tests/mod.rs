@@ -20,7 +20,7 @@ pub(super) fn record(name: &str) -> Record {
     Record::new(VmId(1), vm(name, StartPolicy::Disabled), true, Caller::root(), VmState::Defined)
 }
 
-fn vm(name: &str, start: StartPolicy) -> Vm {
+pub(super) fn vm(name: &str, start: StartPolicy) -> Vm {
     let boot = Boot::Kernel { path: PathBuf::from("/kernel"), initramfs: None };
     let owner = Owner { uid: OWNER, gid: Some(GROUP) };
     let definition = Definition { boot, owner, ..Definition::default() };
@@ -35,8 +35,8 @@ fn caller(uid: u32, groups: &[u32]) -> Caller {
 }
 
 /// A table, and what it wanted.
-struct Play {
-    table: Table,
+pub(super) struct Play {
+    pub(super) table: Table,
     clock: Clock,
     effects: Vec<Effect>,
     requests: u64,
@@ -44,7 +44,7 @@ struct Play {
 
 impl Play {
     /// With these virtual machines of the configuration.
-    fn with(vms: Vec<Vm>) -> Self {
+    pub(super) fn with(vms: Vec<Vm>) -> Self {
         let mut play = Self::of(Config::default(), Vec::new());
         play.configure(Config { vms, ..Config::default() });
         play
@@ -52,7 +52,7 @@ impl Play {
 
     fn of(config: Config, records: Vec<Record>) -> Self {
         let clock = Clock { boot_ms: 1_000_000, wall_ms: 1 };
-        let host = Host { memory_mib: 16_384, cpus: 2 };
+        let host = Host { memory_mib: 16_384, cpus: 2, identity: 0 };
         let table = Table::new(config, host, Ids::default(), records, clock);
         Self { table, clock, effects: Vec::new(), requests: 0 }
     }

@@ -319,7 +319,7 @@ impl Host {
 }
 
 /// Room for two of the three.
-const SIZE: super::super::Host = super::super::Host { memory_mib: 1200, cpus: 2 };
+const SIZE: super::super::Host = super::super::Host { memory_mib: 1200, cpus: 2, identity: 0 };
 
 fn said(machine: &Machine) -> Vec<MachineEvent> {
     let confined = MachineEvent::Confined(Jail { pid: 1, identity: 1 });
