@@ -1,10 +1,10 @@
 //! Compatible mode: the command line, the folders and the ways of Firecracker's jailer, for whoever has programs that start it.
 //!
 //! `stockade-jailer --id ID --exec-file VMM --uid N --gid N [OPTION...] -- VMM ARGUMENTS` makes the folder
-//! `BASE/NAME/ID/root`, with NAME that of the vmm's program, and in it a copy of the program, `/run`, and the device nodes
-//! `/dev/kvm`, `/dev/net/tun`, `/dev/urandom` and `/dev/userfaultfd`. It changes its root to that folder, and becomes the vmm: the
-//! same process, unless `--daemonize` or `--new-pid-ns` say otherwise. `/NAME.pid` has the number of the process. What the folder
-//! has already stays there, and what the host mounts or links in it later appears to the vmm.
+//! `BASE/NAME/ID/root`, with NAME that of the vmm's program, and in it `/run` and the device nodes `/dev/kvm`, `/dev/net/tun`,
+//! `/dev/urandom` and `/dev/userfaultfd`. It changes its root to that folder, and becomes the vmm: the same process, unless
+//! `--daemonize` or `--new-pid-ns` say otherwise. `/NAME.pid` has the number of the process. What the folder has already stays
+//! there, and what the host mounts or links in it later appears to the vmm.
 //!
 //! The vmm need not be Stockade's. Any of Firecracker's static ones runs.
 //!
@@ -16,15 +16,29 @@
 //! - IPC, UTS and cgroup namespaces.
 //! - No core dump, no message queue, at most 8 MiB of locked memory, of which Firecracker's io_uring takes its rings, and a limit on
 //!   the processes of the user.
-//! - The jail's mounts are `nosuid` and `noexec`; the program comes from a mount of its own, and belongs to root.
+//! - The jail's mounts are `nosuid` and `noexec`, and have no program: the vmm's is executed where it is installed, by descriptor.
 //! - A launch filter, under which the vmm's own filters are.
-//! - The program is checked, with every folder on the way to it, on the descriptors that it is copied from.
+//! - The program is checked, with every folder on the way to it, on the descriptor that is executed: a hard link, a folder or file
+//!   that others write to, and a program that is not static are refused.
 //! - A jail can be made again where one was, even if what was in it is hostile and still at work: nothing is reached through a link.
 //! - What fails leaves nothing behind, and with `--daemonize` and `--new-pid-ns` whoever starts the jailer hears of it. Only a
 //!   jailer that is killed halfway leaves what it has made by then: the same jail made again uses or replaces that, and
 //!   `rm -r BASE/NAME/ID` and `rmdir` of the VM's control groups remove it.
 //! - It does not copy the host's mounts but for the first jail since the host started, which leaves an empty mount namespace to all
 //!   others: `/run/stockade/mounts/empty`. `umount -l /run/stockade/mounts` gives that up.
+//!
+//! # What differs
+//! Firecracker's jailer copies the program into each jail. Here all vmms of one program share its pages, as the processes of any
+//! program do, which saves the time to copy it and its size in memory for each of them: about 1.5 ms and 2 MiB for
+//! `stockade-vmm`. Nothing of it can be written to by any of them. What can be seen of it:
+//! - `BASE/NAME/ID/root/NAME` is not made, and if it is there, left as it is. Its place in the command line is as before: `/NAME`.
+//! - `/proc/PID/exe` leads to the program where it is installed, and that file can't be written to while a vmm runs. To replace it,
+//!   rename another one over it, as package managers do: vmms that run go on with the old one.
+//! - A vmm that is taken over can find out which parts of the program other vmms have used lately, by how fast it reads the shared
+//!   page itself ("Flush+Reload"). `--private-copy` makes a copy of root's in the jail, as Firecracker's jailer does, of which
+//!   nobody else has a page, for hosts where that matters more than time and memory.
+//!
+//! A program that the vmm's user can't execute where it is, because of its mode or that of its mount (`noexec`), is copied, too.
 //!
 //! # What it gives up
 //! Sealed mode ([`sealed`](crate::sealed)) has what compatibility forbids; `stockade doctor --attack --mode compatible` shows which
@@ -111,7 +125,7 @@ fn prepare(arguments: &Arguments) -> Result<(Jail<'_, Filled>, Cgroups), JailErr
     join_network(arguments)?;
     let mut undo = Undo::default();
     let cgroups = Cgroups::prepare(arguments, executable.name(), &mut undo)?;
-    Ok((Jail::fill(arguments, &base, &executable, undo)?, cgroups))
+    Ok((Jail::fill(arguments, &base, executable, undo)?, cgroups))
 }
 
 fn join_network(arguments: &Arguments) -> Result<(), JailError> {

@@ -39,7 +39,8 @@ The options are those of Firecracker's jailer:
                                most bytes of a file, descriptors [2048], processes of the user [4096]; may be repeated
       --version, --help
 
-and one of its own:
+and two of its own:
+      --private-copy           execute a copy of the program in the jail, so that no other vmm has a page of it in common
       --without LAYER          give up a layer: cgroup, namespaces, root, resource-limits, capabilities, uid, landlock
                                or seccomp; or one of the namespaces: ipc-namespace, uts-namespace or
                                cgroup-namespace; may be repeated";

@@ -19,6 +19,8 @@ pub struct Arguments {
     pub id: String,
     /// The vmm's program.
     pub exec_file: PathBuf,
+    /// Which file of it is executed.
+    pub image: Image,
     /// The user that the vmm becomes.
     pub uid: u32,
     /// The group that the vmm becomes.
@@ -57,6 +59,16 @@ impl Arguments {
     pub fn wants_namespace(&self, kind: NamespaceKind) -> bool {
         self.wants(Layer::Namespaces) && !self.shared_namespaces.contains(&kind)
     }
+}
+
+/// Which file of its program a vmm is executed from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Image {
+    /// The one that was checked, of which all vmms share the pages.
+    #[default]
+    Original,
+    /// A copy in the jail, of which no other vmm has a page.
+    PrivateCopy,
 }
 
 /// Whose session the vmm is in.

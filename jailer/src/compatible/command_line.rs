@@ -1,4 +1,4 @@
-//! The command line: that of Firecracker's jailer, and `--without`.
+//! The command line: that of Firecracker's jailer, `--private-copy` and `--without`.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
@@ -6,7 +6,9 @@ use std::path::{Component, Path, PathBuf};
 
 use lexopt::prelude::*;
 
-use super::arguments::{Arguments, CgroupValue, CgroupVersion, DEFAULT_BASE, Processes, ResourceLimits, Session};
+use super::arguments::{
+    Arguments, CgroupValue, CgroupVersion, DEFAULT_BASE, Image, Processes, ResourceLimits, Session,
+};
 use crate::plan::{Layer, NamespaceKind};
 
 /// What the command line asks for.
@@ -77,6 +79,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, A
 struct Parsed {
     id: Option<String>,
     exec_file: Option<PathBuf>,
+    image: Image,
     uid: Option<u32>,
     gid: Option<u32>,
     base: Option<PathBuf>,
@@ -102,6 +105,7 @@ impl Parsed {
         match option {
             "--id" => self.id = Some(id(&parser.value()?)?),
             "--exec-file" => self.exec_file = Some(parser.value()?.into()),
+            "--private-copy" => self.image = Image::PrivateCopy,
             "--uid" => self.uid = Some(user("--uid", &parser.value()?)?),
             "--gid" => self.gid = Some(user("--gid", &parser.value()?)?),
             "--chroot-base-dir" => self.base = Some(parser.value()?.into()),
@@ -139,6 +143,7 @@ impl Parsed {
         Ok(Arguments {
             id: self.id.ok_or(ArgumentError::Missing("--id"))?,
             exec_file: self.exec_file.ok_or(ArgumentError::Missing("--exec-file"))?,
+            image: self.image,
             uid: self.uid.ok_or(ArgumentError::Missing("--uid"))?,
             gid: self.gid.ok_or(ArgumentError::Missing("--gid"))?,
             base: self.base.unwrap_or_else(|| DEFAULT_BASE.into()),
@@ -241,6 +246,7 @@ mod tests {
         assert_eq!(arguments.limits.descriptors, 2048);
         assert_eq!(arguments.limits.file_bytes, None);
         assert_eq!((arguments.session, arguments.processes), (Session::Inherited, Processes::Host));
+        assert_eq!(arguments.image, Image::Original);
         assert_eq!(arguments.vmm, [] as [OsString; 0]);
     }
 
@@ -249,6 +255,7 @@ mod tests {
         let line = format!(
             "{NEEDED} --daemonize --new-pid-ns --netns /n --cgroup cpu.shares=10 --cgroup cpuset.cpus=0-1 --cgroup-version 2 \
              --parent-cgroup a/b --resource-limit fsize=9 --resource-limit no-file=10 --without landlock --without ipc-namespace --chroot-base-dir /j \
+             --private-copy \
              -- --id x -- --uid"
         );
         let arguments = arguments(&line).unwrap();
@@ -263,6 +270,7 @@ mod tests {
         assert_eq!(arguments.shared_namespaces, [NamespaceKind::Ipc]);
         assert!(arguments.wants_namespace(NamespaceKind::Uts) && !arguments.wants_namespace(NamespaceKind::Ipc));
         assert_eq!((arguments.session, arguments.processes), (Session::Own, Processes::Own));
+        assert_eq!(arguments.image, Image::PrivateCopy);
     }
 
     #[test]

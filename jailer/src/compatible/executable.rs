@@ -1,4 +1,4 @@
-//! The vmm's program: checked on the descriptor that it is copied from, and so is every folder on the way to it.
+//! The vmm's program: checked on the descriptor that it is executed or copied from, and so is every folder on the way to it.
 //!
 //! Nobody but root can put another program in its place, neither now nor before the next start, and it needs nothing from the jail
 //! to run.
@@ -11,7 +11,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    CWD, FallocateFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fallocate, fstat, ioctl_ficlone, openat2,
+    CWD, FallocateFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatVfsMountFlags, fallocate, fstat, fstatvfs,
+    ioctl_ficlone, openat2,
 };
 
 use crate::sys;
@@ -21,6 +22,8 @@ const GROUP_WRITES: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
 const EXECUTE: u32 = 0o111;
+const GROUP_EXECUTES: u32 = 0o010;
+const OTHERS_EXECUTE: u32 = 0o001;
 
 /// A program that is not executed.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +63,8 @@ pub enum ExecutableError {
 pub struct Executable {
     file: File,
     name: OsString,
+    mode: u32,
+    group: u32,
 }
 
 impl Executable {
@@ -83,14 +88,26 @@ impl Executable {
         }
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = File::from(open_below(&folder, &name, flags)?);
-        check_file(&file, &path)?;
+        let status = fstat(&file).map_err(io::Error::from)?;
+        check_file(&status, &path)?;
         check_program(&file)?;
-        Ok(Self { file, name })
+        Ok(Self { file, name, mode: status.st_mode, group: status.st_gid })
     }
 
     /// Its name, without a folder.
     pub fn name(&self) -> &OsStr {
         &self.name
+    }
+
+    /// Whether a user who is not in other groups can execute it where it is.
+    pub fn runs_for(&self, uid: u32, gid: u32) -> bool {
+        let bits = match (uid, gid) {
+            (0, _) => EXECUTE,
+            (_, gid) if gid == self.group => GROUP_EXECUTES,
+            _ => OTHERS_EXECUTE,
+        };
+        let is_forbidden = |mount: rustix::fs::StatVfs| mount.f_flag.contains(StatVfsMountFlags::NOEXEC);
+        self.mode & bits != 0 && !fstatvfs(&self.file).is_ok_and(is_forbidden)
     }
 
     /// Copies it to `copy`. A copy, and no link, so that vmms share no page of it.
@@ -109,6 +126,12 @@ impl Executable {
     }
 }
 
+impl From<Executable> for OwnedFd {
+    fn from(executable: Executable) -> Self {
+        executable.file.into()
+    }
+}
+
 fn open_below(folder: &OwnedFd, name: &OsStr, flags: OFlags) -> io::Result<OwnedFd> {
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
     Ok(openat2(folder, name, flags, Mode::empty(), resolve)?)
@@ -124,15 +147,14 @@ fn check_folder(folder: &OwnedFd, path: &Path) -> Result<(), ExecutableError> {
     if writable { Err(ExecutableError::Writable(path.to_owned())) } else { Ok(()) }
 }
 
-fn check_file(file: &File, path: &Path) -> Result<(), ExecutableError> {
-    let status = fstat(file).map_err(io::Error::from)?;
+fn check_file(status: &Stat, path: &Path) -> Result<(), ExecutableError> {
     if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
         return Err(ExecutableError::NotAFile);
     }
     if status.st_uid != 0 {
         return Err(ExecutableError::Owner(status.st_uid, path.to_owned()));
     }
-    if is_writable(&status) {
+    if is_writable(status) {
         return Err(ExecutableError::Writable(path.to_owned()));
     }
     if status.st_nlink > 1 {

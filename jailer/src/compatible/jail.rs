@@ -3,7 +3,7 @@
 //!
 //! | step | layers |
 //! |---|---|
-//! | [`fill`](Jail::fill) | what the folder has: program, folders, device nodes |
+//! | [`fill`](Jail::fill) | what the folder has: folders, device nodes, and the program if that is copied |
 //! | [`isolate`](Jail::isolate) | cgroup, namespaces |
 //! | [`change_root`](Jail::change_root) | root, and the pid file in it |
 //! | [`limit`](Jail::limit) | resource-limits |
@@ -29,11 +29,11 @@ use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use seccomp_filters::{Policy, Rights, Role, UnveilError, Veil};
 
-use super::arguments::{Arguments, Session};
+use super::arguments::{Arguments, Image, Session};
 use super::cgroups::Cgroups;
 use super::devices::{self, Use};
 use super::executable::Executable;
-use super::mounts::Views;
+use super::mounts;
 use super::process::{Vmm, now_us};
 use super::tree::{Tree, TreeError};
 use super::undo::Undo;
@@ -52,10 +52,15 @@ const NAMESPACES: [(NamespaceKind, CloneFlags); 3] = [
 
 /// With its folder complete, and held by root.
 #[derive(Debug)]
-pub(super) struct Filled;
-/// In control groups and namespaces of its own, with views of its folder.
+pub(super) struct Filled {
+    program: OwnedFd,
+}
+/// In control groups and namespaces of its own, with a view of its folder.
 #[derive(Debug)]
-pub(super) struct Isolated(Views);
+pub(super) struct Isolated {
+    view: OwnedFd,
+    program: OwnedFd,
+}
 /// In its folder, with the vmm's program.
 #[derive(Debug)]
 pub(super) struct Rooted(OwnedFd);
@@ -80,7 +85,8 @@ pub(super) struct Jail<'a, State> {
 #[derive(Debug)]
 struct Site<'a> {
     arguments: &'a Arguments,
-    program: OsString,
+    /// Name of the vmm's program.
+    name: OsString,
     folders: Folders,
     devices: Vec<(OwnedFd, Use)>,
     /// The host's `/proc` and `/dev/null`.
@@ -125,18 +131,19 @@ impl<'a> Jail<'a, Filled> {
     pub(super) fn fill(
         arguments: &'a Arguments,
         base: &Tree,
-        executable: &Executable,
+        executable: Executable,
         mut undo: Undo,
     ) -> Result<Self, JailError> {
         let flags = OFlags::CLOEXEC | OFlags::NOCTTY;
         let processes = openat(CWD, "/proc", flags | OFlags::PATH, Mode::empty()).step("open /proc")?;
         let null = openat(CWD, "/dev/null", flags | OFlags::RDWR, Mode::empty()).step("open /dev/null")?;
         let step = || format!("make the jail {} in --chroot-base-dir {}", arguments.id, base.path().display());
-        let program = executable.name().to_owned();
-        let folders = make_folders(arguments, base, &program, &mut undo).step(step())?;
-        copy_program(executable, &folders.root, &mut undo).step(step())?;
+        let name = executable.name().to_owned();
+        let folders = make_folders(arguments, base, &name, &mut undo).step(step())?;
+        let program = image(arguments, executable, &folders.root, &mut undo).step(step())?;
         let devices = devices::make(&folders.dev, &folders.net, owner(arguments), &mut undo).step(step())?;
-        Ok(Self { site: Site { arguments, program, folders, devices, processes, null, undo }, state: Filled })
+        let site = Site { arguments, name, folders, devices, processes, null, undo };
+        Ok(Self { site, state: Filled { program } })
     }
 
     /// Joins the control groups, and leaves the namespaces of the host but for its network, and its processes if they are not
@@ -145,10 +152,9 @@ impl<'a> Jail<'a, Filled> {
     /// # Errors
     /// The step that failed.
     pub(super) fn isolate(self, mut cgroups: Cgroups) -> Result<Jail<'a, Isolated>, JailError> {
-        let Self { mut site, .. } = self;
+        let Self { mut site, state: Filled { program } } = self;
         cgroups.join(&mut site.undo)?;
-        let views =
-            Views::of(&site.folders.root, &site.program).layer(Layer::Root, "take a view of the jail's folder")?;
+        let view = mounts::of_vmm(&site.folders.root).layer(Layer::Root, "take a view of the jail's folder")?;
         let own = NAMESPACES.into_iter().filter(|(kind, _)| site.arguments.wants_namespace(*kind));
         let flags = own.map(|(_, flag)| flag).collect();
         let left = match site.wants(Layer::Root) {
@@ -162,7 +168,7 @@ impl<'a> Jail<'a, Filled> {
         if site.arguments.wants_namespace(NamespaceKind::Uts) {
             sethostname(&site.arguments.id).layer(Layer::Namespaces, "set the host name")?;
         }
-        Ok(Jail { site, state: Isolated(views) })
+        Ok(Jail { site, state: Isolated { view, program } })
     }
 }
 
@@ -170,17 +176,24 @@ impl<'a> Jail<'a, Filled> {
 fn make_folders(arguments: &Arguments, base: &Tree, program: &OsStr, undo: &mut Undo) -> Result<Folders, TreeError> {
     let of_the_vm = base.descend(program, undo)?.descend(OsStr::new(&arguments.id), undo)?;
     let root = of_the_vm.hold(OsStr::new("root"), undo)?;
-    root.expect_usable()?;
+    root.expect_devices()?;
     let dev = root.hold(OsStr::new("dev"), undo)?;
     let net = dev.hold(OsStr::new("net"), undo)?;
     let run = root.hold(OsStr::new("run"), undo)?;
     Ok(Folders { root, dev, net, run })
 }
 
-/// The copy is root's: the vmm can remove it, but not change what it runs.
-fn copy_program(executable: &Executable, root: &Tree, undo: &mut Undo) -> io::Result<()> {
+/// The file that is executed. One that the vmm's user can't execute where it is has to be copied, too. The copy is root's: the vmm
+/// can remove it, but not change what it runs.
+fn image(arguments: &Arguments, executable: Executable, root: &Tree, undo: &mut Undo) -> io::Result<OwnedFd> {
+    let (uid, gid) = owner(arguments);
+    if arguments.image == Image::Original && executable.runs_for(uid, gid) {
+        return Ok(executable.into());
+    }
+    root.expect_executable()?;
     let mode = Mode::RUSR | Mode::XUSR | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
-    executable.copy_to(&root.create(executable.name(), mode, undo)?)
+    executable.copy_to(&root.create(executable.name(), mode, undo)?)?;
+    mounts::of_copy(root, executable.name())
 }
 
 impl<'a> Jail<'a, Isolated> {
@@ -189,19 +202,19 @@ impl<'a> Jail<'a, Isolated> {
     /// # Errors
     /// The step that failed.
     pub(super) fn change_root(self) -> Result<Jail<'a, Rooted>, JailError> {
-        let Self { mut site, state: Isolated(views) } = self;
+        let Self { mut site, state: Isolated { view, program } } = self;
         write_pid_file(&mut site).step("write the pid file")?;
         if site.wants(Layer::Root) {
-            mount_namespace::enter(&views.root).layer(Layer::Root, "change the root")?;
+            mount_namespace::enter(&view).layer(Layer::Root, "change the root")?;
         }
-        Ok(Jail { site, state: Rooted(views.program) })
+        Ok(Jail { site, state: Rooted(program) })
     }
 }
 
 /// The number is the host's, whatever PID namespace this process is in.
 fn write_pid_file(site: &mut Site<'_>) -> io::Result<()> {
     let pid = readlinkat(&site.processes, c"self", Vec::new())?;
-    let mut name = site.program.clone();
+    let mut name = site.name.clone();
     name.push(".pid");
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
     site.folders.root.create(&name, mode, &mut site.undo)?.write_all(pid.as_bytes())
@@ -315,7 +328,7 @@ impl Jail<'_, Unveiled> {
 
 fn vmm_arguments(site: &Site<'_>, vmm: &Vmm, start_us: u64) -> io::Result<Vec<CString>> {
     let mut path = OsString::from("/");
-    path.push(&site.program);
+    path.push(&site.name);
     let processor_us = now_us(ClockId::CLOCK_PROCESS_CPUTIME_ID);
     let own: [(&str, String); 4] = [
         ("--id", site.arguments.id.clone()),

@@ -74,17 +74,19 @@ impl Tree {
         Ok(Self { descriptor, path })
     }
 
-    /// Makes sure that a vmm can work in it.
-    pub(super) fn expect_usable(&self) -> Result<(), TreeError> {
+    /// Makes sure that a vmm can open a device in it.
+    pub(super) fn expect_devices(&self) -> Result<(), TreeError> {
+        self.expect_mounted_without(StatVfsMountFlags::NODEV, Reason::Mount("nodev", "open a device"))
+    }
+
+    /// Makes sure that a vmm's program can be executed in it.
+    pub(super) fn expect_executable(&self) -> Result<(), TreeError> {
+        self.expect_mounted_without(StatVfsMountFlags::NOEXEC, Reason::Mount("noexec", "be executed from a copy"))
+    }
+
+    fn expect_mounted_without(&self, flag: StatVfsMountFlags, reason: Reason) -> Result<(), TreeError> {
         let mounted = self.done(fstatvfs(&*self.descriptor))?.f_flag;
-        for (flag, name, act) in
-            [(StatVfsMountFlags::NODEV, "nodev", "open a device"), (StatVfsMountFlags::NOEXEC, "noexec", "be executed")]
-        {
-            if mounted.contains(flag) {
-                return Err(TreeError { path: self.path.clone(), reason: Reason::Mount(name, act) });
-            }
-        }
-        Ok(())
+        if mounted.contains(flag) { Err(TreeError { path: self.path.clone(), reason }) } else { Ok(()) }
     }
 
     /// Where it is, or was.

@@ -3,12 +3,13 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use nix::mount::MsFlags;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde_json::json;
 use stockade_tests::process::{link, status_field};
 use stockade_tests::{Need, Scratch, test};
 
-use crate::harness::Jail;
+use crate::harness::{Jail, Mounted};
 
 /// What a vmm does with files; everything else that a tenant attempts fails.
 const ALLOWED: [&str; 9] = [
@@ -47,9 +48,48 @@ fn the_folder_is_that_of_firecrackers_jailer() {
         }
         let has_page_faults = std::fs::read_to_string("/proc/misc").unwrap().contains("userfaultfd");
         assert_eq!(root.join("dev/userfaultfd").exists(), has_page_faults);
-        let program = root.join("tenant").metadata().unwrap();
-        assert_eq!((program.uid(), program.mode() & 0o7777, program.nlink()), (0, 0o555, 1));
-        assert_eq!(program.len(), jail.program.metadata().unwrap().len());
+        assert!(!root.join("tenant").exists());
+    });
+}
+
+#[test]
+fn the_program_is_executed_where_it_is_or_from_a_copy() {
+    test(&[Need::Root], |scratch| {
+        let jail = Jail::of_tenant(scratch, "sleep");
+        let copied = |jail: &Jail| {
+            let _running = jail.start();
+            let vmm = jail.confined();
+            let program = std::fs::metadata(format!("/proc/{vmm}/exe")).unwrap();
+            let (original, copy) = (jail.program.metadata().unwrap(), jail.root().join("tenant").metadata().ok());
+            let inode = |file: &std::fs::Metadata| (file.dev(), file.ino());
+            let Some(copy) = copy else {
+                assert_eq!(inode(&program), inode(&original));
+                assert_eq!(link(vmm, "exe"), jail.program);
+                return false;
+            };
+            assert_eq!(inode(&program), inode(&copy));
+            assert_eq!((copy.uid(), copy.mode() & 0o7777, copy.nlink()), (0, 0o555, 1));
+            assert_eq!(std::fs::read(jail.root().join("tenant")).unwrap(), std::fs::read(&jail.program).unwrap());
+            assert_eq!(link(vmm, "exe"), Path::new("/tenant"));
+            true
+        };
+        assert!(!copied(&jail));
+        assert!(copied(&Jail::of_tenant(scratch, "sleep").with("--private-copy")));
+        // One that nobody but root can execute, or its group.
+        std::fs::set_permissions(&jail.program, PermissionsExt::from_mode(0o710)).unwrap();
+        assert!(copied(&Jail::of_tenant(scratch, "sleep")));
+        let jail = Jail::of_tenant(scratch, "sleep");
+        std::os::unix::fs::chown(&jail.program, None, Some(jail.gid)).unwrap();
+        assert!(!copied(&jail));
+        // One that nobody can.
+        let place = scratch.join("noexec");
+        std::fs::create_dir(&place).unwrap();
+        let _mounted = Mounted::new(Path::new("test"), Some("tmpfs"), MsFlags::MS_NOEXEC, &place);
+        let mut jail = Jail::of_tenant(scratch, "sleep");
+        let program = place.join("tenant");
+        std::fs::copy(&jail.program, &program).unwrap();
+        (jail.program, jail.exec_file) = (program.clone(), program);
+        assert!(copied(&jail));
     });
 }
 
@@ -110,7 +150,6 @@ fn the_kernel_confirms_what_is_in_force() {
         let mounts = std::fs::read_to_string(format!("/proc/{vmm}/mountinfo")).unwrap();
         assert_eq!(mounts.lines().count(), 1, "{mounts}");
         assert!(mounts.contains(" / rw,nosuid,noexec"), "{mounts}");
-        assert_eq!(link(vmm, "exe"), Path::new("/tenant"));
         assert_eq!(status_field(vmm, "Seccomp").as_deref(), Some("2"));
         assert_eq!(status_field(vmm, "NoNewPrivs").as_deref(), Some("1"));
         for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {

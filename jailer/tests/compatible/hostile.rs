@@ -41,7 +41,7 @@ fn state(folder: &Path) -> Vec<String> {
 #[test]
 fn a_jail_can_be_made_again() {
     test(&[Need::Root], |scratch| {
-        let jail = Jail::of_tenant(scratch, "exit 0");
+        let jail = Jail::of_tenant(scratch, "exit 0").with("--private-copy");
         let root = jail.prefill();
         std::fs::write(root.join("image"), "kept").unwrap();
         assert!(jail.run().status.success());
@@ -65,7 +65,7 @@ fn a_jail_can_be_made_again() {
 fn links_to_files_are_replaced() {
     test(&[Need::Root], |scratch| {
         let victim = victim(scratch);
-        let jail = Jail::of_tenant(scratch, "exit 0");
+        let jail = Jail::of_tenant(scratch, "exit 0").with("--private-copy");
         assert!(jail.run().status.success());
         for (number, name) in ["tenant", "tenant.pid", "dev/kvm", "dev/net/tun", "dev/urandom"].iter().enumerate() {
             let path = jail.root().join(name);
@@ -109,7 +109,7 @@ fn links_to_folders_are_refused() {
 /// Runs the jailer again and again while somebody plants links. Returns how often there was a vmm.
 fn race(scratch: &Scratch, what: &str) -> usize {
     let victim = victim(scratch);
-    let jail = Jail::of_tenant(scratch, "exit 0");
+    let jail = Jail::of_tenant(scratch, "exit 0").with("--private-copy");
     assert!(jail.run().status.success());
     // The way to the victim is open to the one who plants: what stops the jailer is not a lack of rights.
     std::fs::set_permissions(scratch.path(), PermissionsExt::from_mode(0o755)).unwrap();

@@ -87,7 +87,7 @@ fn mounts(jail: &Jail) -> usize {
 #[test]
 fn a_jailer_that_is_killed_at_any_step_can_be_run_again() {
     test(&[Need::Root], |scratch| {
-        let jail = Jail::of_tenant(scratch, "exit 7");
+        let jail = Jail::of_tenant(scratch, "exit 7").with("--private-copy");
         assert_eq!(jail.run().status.code(), Some(7));
         let whole = entries(&jail);
         for first in (0..).step_by(STRIDE) {

@@ -115,11 +115,15 @@ fn places_where_no_jail_can_be() {
         jail.base = base.clone();
         for (flags, name) in [(MsFlags::MS_NODEV, "nodev"), (MsFlags::MS_NOEXEC, "noexec")] {
             let _mounted = Mounted::new(Path::new("test"), Some("tmpfs"), flags, &base);
-            expect(&jail.refused(), &["--chroot-base-dir", &format!("is mounted {name}"), "remount it"]);
+            let message = jail.clone().with("--private-copy").refused();
+            expect(&message, &["--chroot-base-dir", &format!("is mounted {name}"), "remount it"]);
         }
+        let mounted = Mounted::new(Path::new("test"), Some("tmpfs"), MsFlags::MS_NOEXEC, &base);
+        assert!(jail.run().status.success());
+        drop(mounted);
         // Where a file has to be is a folder that is not empty.
         for name in ["tenant", "tenant.pid", "dev/kvm"] {
-            let jail = Jail::of_tenant(scratch, "exit 0");
+            let jail = Jail::of_tenant(scratch, "exit 0").with("--private-copy");
             fs::create_dir_all(jail.prefill().join(name).join("x")).unwrap();
             expect(&jail.refused(), &[name, "is a folder where a file has to be; remove it"]);
         }

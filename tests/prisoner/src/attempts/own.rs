@@ -145,7 +145,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     },
     Attempt {
         name: "change-own-program",
-        tries: "opens the copy of its program in the jail for writing",
+        tries: "opens the copy of its program for writing, if the jail has one",
         wins: "the kernel would, if it were not running",
         why: "the next machine would run it",
         run: |_| match open(c"stockade-prisoner", libc::O_WRONLY) {
