@@ -49,6 +49,21 @@ impl InvalidValue {
     }
 }
 
+/// A command in a guest.
+#[derive(Debug, Clone, Default)]
+pub struct CommandRequest {
+    /// Program and arguments; empty for an interactive shell.
+    pub arguments: Vec<OsString>,
+    /// Its environment, on top of the guest's default.
+    pub environment: Vec<EnvironmentEntry>,
+    /// Its working directory, absolute.
+    pub directory: Option<PathBuf>,
+    /// It gets a terminal of this size.
+    pub terminal: Option<TerminalSize>,
+    /// How long it may take.
+    pub timeout: Option<Duration>,
+}
+
 /// One command in one virtual machine that is made for it and gone afterwards.
 #[derive(Debug, Clone)]
 pub struct RunRequest {
@@ -64,22 +79,14 @@ pub struct RunRequest {
     pub initramfs: Option<PathBuf>,
     /// Image that the command sees as its root; without it, that is the initramfs.
     pub root: Option<RootImage>,
-    /// Program and arguments; empty for an interactive shell.
-    pub command: Vec<OsString>,
-    /// Environment of the command, on top of the guest's default.
-    pub environment: Vec<EnvironmentEntry>,
-    /// Working directory of the command, absolute.
-    pub directory: Option<PathBuf>,
+    /// The command.
+    pub command: CommandRequest,
     /// Copied to the guest before the command, in this order.
     pub copy_in: Vec<CopyIn>,
     /// Copied from the guest after the command, in this order, whether it succeeded or not.
     pub copy_out: Vec<CopyOut>,
-    /// The command gets a terminal of this size.
-    pub terminal: Option<TerminalSize>,
     /// Whether the guest boots even if a booted one is kept.
     pub boot: BootMode,
-    /// How long the command may take.
-    pub timeout: Option<Duration>,
     /// Layers of the jail that are given up.
     pub without: Vec<Layer>,
 }

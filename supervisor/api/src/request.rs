@@ -171,6 +171,54 @@ pub struct NewVm {
     pub ends_on_reset: bool,
 }
 
+/// A virtual machine for one command, which is gone with the connection that it was asked for on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct NewRun {
+    /// Its name.
+    #[cfg_attr(
+        feature = "schema",
+        schema(min_length = 1, max_length = 63, pattern = r"^([A-Za-z]|[0-9]+[A-Za-z._-])[A-Za-z0-9._-]*$")
+    )]
+    pub name: String,
+    /// Virtual processors.
+    #[serde(default, deserialize_with = "whole::optional")]
+    #[cfg_attr(feature = "schema", schema(minimum = 1, maximum = 32))]
+    pub cpus: Option<u32>,
+    /// Memory of the guest, MiB.
+    #[serde(default, deserialize_with = "whole::optional")]
+    #[cfg_attr(feature = "schema", schema(minimum = 1, maximum = 16777216))]
+    pub memory_mib: Option<u64>,
+    /// Absolute path of the kernel; the default guest's if left out. It takes an initial RAM disk.
+    #[serde(default)]
+    #[cfg_attr(feature = "schema", schema(pattern = r"^/[^\x00]*$", max_length = 4095))]
+    pub kernel: Option<String>,
+    /// Absolute path of the initial RAM disk, whose `/init` is `stockade-agent`.
+    #[serde(default)]
+    #[cfg_attr(feature = "schema", schema(pattern = r"^/[^\x00]*$", max_length = 4095))]
+    pub initramfs: Option<String>,
+    /// Disks.
+    #[serde(default)]
+    #[cfg_attr(feature = "schema", schema(max_items = 4))]
+    pub disks: Vec<NewDisk>,
+    /// When the guest boots.
+    #[serde(default)]
+    pub boot: BootMode,
+}
+
+/// When a guest boots.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum BootMode {
+    /// If no booted one is kept that it could be cloned from.
+    #[default]
+    IfNeeded,
+    /// In any case.
+    Always,
+}
+
 /// A disk of a [`NewVm`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]

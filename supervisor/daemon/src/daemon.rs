@@ -17,7 +17,7 @@ use crate::arguments::Arguments;
 use crate::control;
 use crate::control::parent::Reception;
 use crate::executor::Executor;
-use crate::machine::Workshop;
+use crate::machine::{Agents, Workshop};
 use crate::roles::keeper::keep;
 use crate::store::Store;
 use crate::table::Input;
@@ -50,7 +50,7 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
         let listener = listen(&paths.socket(), &config)
             .map_err(|error| format!("listen at {}: {error}", paths.socket().display()))?;
         let (answers, answered) = unbounded_channel();
-        let workshop = Workshop { store, installation, jails };
+        let workshop = Workshop { store, installation, jails, agents: Agents::default() };
         let answer = Box::new(move |id, answer| drop(answers.send((id, answer))));
         let mut executor = Executor::new(workshop, input, config, answer).map_err(|error| chain(&error))?;
         let (known, running) = executor.count();

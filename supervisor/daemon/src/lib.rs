@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 pub mod arguments;
+mod blueprint;
 pub mod control;
 pub mod daemon;
 pub mod executor;

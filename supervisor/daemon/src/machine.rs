@@ -1,39 +1,30 @@
 //! One virtual machine at work: a task that opens its files, launches it, passes on what is heard of it, and does what the
 //! table wants done with it, until it is gone.
 
-use std::fs::File;
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use stockade_api::{Error, ErrorCode, ExitCause, VmId};
-use stockade_config::model::{Boot, Definition, DiskAccess, Vsock};
-use stockade_guest_protocol::kernel_command_line;
-use stockade_supervisor::config::{descriptor, inherited};
 use stockade_supervisor::installation::Installation;
 use stockade_supervisor::machine::MachineEnd;
 use stockade_supervisor::machine::detached::{Detached, Notice};
-use stockade_supervisor::machine::launch_detached::{Agent, DetachedBlueprint, LimitChanges, launch_detached};
-use stockade_supervisor::machine::request;
+use stockade_supervisor::machine::launch_detached::launch_detached;
+use stockade_supervisor::machine::request::{self, RequestError};
 use stockade_supervisor::machine::state::State;
 use stockade_supervisor::request::VmName;
 use stockade_supervisor::text::chain;
-use stockade_vmm_api::boot_source::BootSource;
-use stockade_vmm_api::drive::{CacheType, Drive};
-use stockade_vmm_api::entropy::Entropy;
 use stockade_vmm_api::exit::ExitReason;
-use stockade_vmm_api::machine_config::MachineConfig;
-use stockade_vmm_api::rate_limiter::{RateLimiter, TokenBucket};
-use stockade_vmm_api::serial::Serial;
-use stockade_vmm_api::vm_config::ConfigFile;
-use stockade_vmm_api::vsock::{GUEST_CID_MIN, Vsock as VsockConfig};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
-use crate::open::{Use, open};
+use crate::blueprint::blueprint;
 use crate::store::Store;
 use crate::table::{Input, Jail, MachineEvent, Record};
 
-/// Milliseconds in which a rate counts.
-const RATE_MS: u64 = 1000;
+/// How long to wait before a guest's agent is asked for again.
+const AGENT_PAUSE: Duration = Duration::from_millis(200);
 
 /// What all of them share.
 #[derive(Debug)]
@@ -44,6 +35,28 @@ pub struct Workshop {
     pub installation: Installation,
     /// Where jails are.
     pub jails: State,
+    /// Connections of agents whose clients have not got them yet.
+    pub agents: Agents,
+}
+
+/// The host's ends of agents' connections, on their way to the clients that they are for.
+#[derive(Debug, Default)]
+pub struct Agents(Mutex<HashMap<(VmId, u64), OwnedFd>>);
+
+impl Agents {
+    /// Keeps that of one start of a virtual machine.
+    fn keep(&self, vm: VmId, generation: u64, host_end: OwnedFd) {
+        self.lock().insert((vm, generation), host_end);
+    }
+
+    /// Gives it away, once.
+    pub fn take(&self, vm: VmId, generation: u64) -> Option<OwnedFd> {
+        self.lock().remove(&(vm, generation))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(VmId, u64), OwnedFd>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What is to be done with a machine.
@@ -84,14 +97,21 @@ pub async fn launch(
     let ear = Ear { vm: record.id, generation: record.generation, inputs };
     let opener = workshop.clone();
     let opened = tokio::task::spawn_blocking(move || blueprint(&opener, &record)).await;
-    let launched = opened.unwrap_or_else(|error| Err(internal(&error))).and_then(|blueprint| {
-        launch_detached(&workshop.jails, blueprint)
-            .map_err(|error| Error::new(ErrorCode::StartFailed, chain(&error), "look at the daemon's log"))
+    let launched = opened.unwrap_or_else(|error| Err(internal(&error))).and_then(|(blueprint, agent)| {
+        let launched = launch_detached(&workshop.jails, blueprint);
+        let launched =
+            launched.map_err(|error| Error::new(ErrorCode::StartFailed, chain(&error), "look at the daemon's log"))?;
+        if let Some(host_end) = agent {
+            workshop.agents.keep(ear.vm, ear.generation, host_end);
+        }
+        Ok(launched)
     });
     match launched {
         Ok(machine) => accompany(machine, orders, &ear).await,
         Err(error) => ear.tell(MachineEvent::NotStarted(error)),
     }
+    // Of one that nobody came for.
+    drop(workshop.agents.take(ear.vm, ear.generation));
 }
 
 /// Takes over a machine of the daemon before this one, and stays with it.
@@ -152,11 +172,16 @@ fn obey(machine: &Detached, order: Order, ear: &Ear) {
     }
 }
 
-/// By its agent, or else by the keys that every system knows. Who does neither is ended when its time is over.
+/// By its agent, or else by the keys that every system knows. A guest that boots has no agent yet, so that one is asked for
+/// again and again. Who does nothing of that is ended when its time is over.
 async fn ask_to_stop(folder: &Path, ear: &Ear) {
     let Err(no_agent) = request::power_off(folder).await else { return };
     if let Err(error) = request::ctrl_alt_del(folder).await {
         log::info!("virtual machine {}: it can't be asked to stop: {}; {}", ear.vm, chain(&no_agent), chain(&error));
+    }
+    // Its sockets go with the machine.
+    while matches!(request::power_off(folder).await, Err(RequestError::NoAgent | RequestError::Silence)) {
+        tokio::time::sleep(AGENT_PAUSE).await;
     }
 }
 
@@ -179,118 +204,6 @@ fn event_of(end: &MachineEnd) -> MachineEvent {
     MachineEvent::Ended { cause, message: end.to_string() }
 }
 
-fn internal(error: &dyn std::error::Error) -> Error {
+pub(crate) fn internal(error: &dyn std::error::Error) -> Error {
     Error::new(ErrorCode::Internal, chain(error), "look at the daemon's log")
-}
-
-/// Opens everything that the machine needs.
-fn blueprint(workshop: &Workshop, record: &Record) -> Result<DetachedBlueprint, Error> {
-    let Workshop { store, installation, .. } = workshop;
-    let program = |error: stockade_supervisor::installation::InstallationError| {
-        Error::new(ErrorCode::StartFailed, chain(&error), "")
-    };
-    let definition = &record.definition;
-    let mut images = Vec::new();
-    let root = crate::table::Caller::root();
-    let (kernel, initramfs) = match &definition.boot {
-        Boot::Kernel { path, initramfs } => {
-            let load = |path: &Path| open(&record.opener(path), path, Use::Load);
-            (load(path)?, initramfs.as_deref().map(load).transpose()?)
-        }
-        Boot::Default | Boot::Firmware => {
-            let load = |path: &Path| open(&root, path, Use::Load);
-            (load(&installation.kernel())?, Some(load(&installation.initramfs())?))
-        }
-    };
-    let has_initramfs = initramfs.is_some();
-    images.push((descriptor::KERNEL.to_owned(), kernel));
-    images.extend(initramfs.map(|file| (descriptor::INITRAMFS.to_owned(), file)));
-    for (number, disk) in definition.disks.iter().enumerate() {
-        let usage = match disk.access {
-            DiskAccess::ReadOnly => Use::ReadOnlyDisk,
-            DiskAccess::ReadWrite => Use::WritableDisk,
-        };
-        images.push((disk_name(number), open(&record.opener(&disk.path), &disk.path, usage)?));
-    }
-    let jail = record.jail_name();
-    let (console_ring, console_input) = store.console(record.id).map_err(|error| internal(&error))?;
-    let kvm = File::options().read(true).write(true).open("/dev/kvm");
-    Ok(DetachedBlueprint {
-        cpus: definition.cpus,
-        guest_bytes: definition.memory.bytes(),
-        limits: LimitChanges {
-            cpu_percent: definition.limits.cpu_percent,
-            overhead_bytes: definition.limits.overhead.map(|size| size.bytes()),
-            processes: definition.limits.processes,
-        },
-        configuration: configuration(definition, has_initramfs),
-        jailer: installation.open_jailer().map_err(program)?,
-        vmm: installation.open_vmm().map_err(program)?,
-        kvm: kvm.map_err(|error| {
-            Error::new(ErrorCode::StartFailed, format!("/dev/kvm: {error}"), "this host has to have KVM")
-        })?,
-        images,
-        journal: store.make_journal(&jail).map_err(|error| internal(&error))?,
-        console_ring,
-        console_input: console_input.into(),
-        agent: if definition.boot == Boot::Default { Agent::Connects } else { Agent::Unknown },
-        jail: jail.parse().map_err(|error: stockade_supervisor::request::InvalidValue| internal(&error))?,
-    })
-}
-
-fn disk_name(number: usize) -> String {
-    format!("disk{number}")
-}
-
-/// What the vmm reads: every path in it is a descriptor that it inherits.
-fn configuration(definition: &Definition, has_initramfs: bool) -> ConfigFile {
-    let mut command_line = kernel_command_line(definition.cpus);
-    if let Some(more) = &definition.command_line {
-        command_line.push(' ');
-        command_line.push_str(more);
-    }
-    let drives = definition.disks.iter().enumerate().map(|(number, disk)| {
-        let bucket = |size: u64| TokenBucket { size, one_time_burst: None, refill_time: RATE_MS };
-        let limiter = RateLimiter {
-            bandwidth: disk.rate.bytes_per_second.map(bucket),
-            ops: disk.rate.operations_per_second.map(u64::from).map(bucket),
-        };
-        let read_only = disk.access == DiskAccess::ReadOnly;
-        Drive {
-            drive_id: disk_name(number),
-            is_root_device: false,
-            is_read_only: Some(read_only),
-            cache_type: if read_only { CacheType::Unsafe } else { CacheType::Writeback },
-            path_on_host: Some(inherited(&disk_name(number))),
-            rate_limiter: (!limiter.is_empty()).then_some(limiter),
-            ..Drive::default()
-        }
-    });
-    let vsock = definition.vsock.or((definition.boot == Boot::Default).then_some(Vsock::Automatic));
-    let guest_cid = |vsock| match vsock {
-        // Each vmm has a device of its own, so that numbers need not differ.
-        Vsock::Automatic => GUEST_CID_MIN,
-        Vsock::ContextId(id) => id,
-    };
-    ConfigFile {
-        boot_source: BootSource {
-            kernel_image_path: inherited(descriptor::KERNEL),
-            initrd_path: has_initramfs.then(|| inherited(descriptor::INITRAMFS)),
-            boot_args: Some(command_line),
-        },
-        machine_config: Some(MachineConfig {
-            vcpu_count: definition.cpus,
-            mem_size_mib: usize::try_from(definition.memory.mib()).unwrap_or(usize::MAX),
-            ..MachineConfig::default()
-        }),
-        drives: drives.collect(),
-        vsock: vsock.map(|vsock| VsockConfig {
-            vsock_id: None,
-            guest_cid: guest_cid(vsock),
-            uds_path: inherited(descriptor::VSOCK),
-        }),
-        entropy: Some(Entropy::default()),
-        serial: Some(Serial { serial_out_path: Some(inherited(descriptor::CONSOLE)), rate_limiter: None }),
-        ..ConfigFile::default()
-    }
 }

@@ -6,9 +6,9 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
-use stockade_guest_protocol::{HostMessage, VERSION, encode};
+use stockade_guest_protocol::{HostMessage, Setup, VERSION, encode};
 use stockade_jailer::plan::{self, Limits};
-use stockade_vmm_api::vm_config::ConfigFile;
+use stockade_vmm_api::vm_config::StartFile;
 
 use super::Status;
 use super::detached::{Detached, WARDEN_SOCKET};
@@ -34,7 +34,7 @@ pub struct DetachedBlueprint {
     /// What it may use of the host, where that is not what its size suggests.
     pub limits: LimitChanges,
     /// What the vmm reads, with descriptors in the place of paths.
-    pub configuration: ConfigFile,
+    pub configuration: StartFile,
     /// The jailer's program.
     pub jailer: File,
     /// The vmm's program.
@@ -49,17 +49,19 @@ pub struct DetachedBlueprint {
     pub console_ring: File,
     /// What is typed at its console.
     pub console_input: OwnedFd,
-    /// Whether the guest runs an agent that ends without a connection to the host.
+    /// Who the guest's agent finds at the host, if it runs one.
     pub agent: Agent,
 }
 
-/// What is expected of a guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Who the guest's agent finds at the host. An agent whose first connection breaks off powers its guest off.
+#[derive(Debug)]
 pub enum Agent {
-    /// An agent that connects to the host at its start.
-    Connects,
-    /// Anything.
+    /// Nobody.
     Unknown,
+    /// Somebody who names the guest, and says nothing after that.
+    Named(String),
+    /// Who has the other end of this connected socket.
+    Given(OwnedFd),
 }
 
 /// Limits that are given.
@@ -86,11 +88,15 @@ pub fn launch_detached(state: &State, blueprint: DetachedBlueprint) -> Result<De
     }
     handover.pass(descriptor::CONSOLE_INPUT, blueprint.console_input);
     handover.pass_configuration(&blueprint.configuration)?;
-    let agent = (blueprint.agent == Agent::Connects).then(greeting).transpose().map_err(prepare("agent connection"))?;
     let mut held = Vec::new();
-    if let Some((host_end, guest_end)) = agent {
-        handover.pass(descriptor::AGENT, guest_end);
-        held.push(handover.add(host_end));
+    match blueprint.agent {
+        Agent::Unknown => {}
+        Agent::Named(name) => {
+            let (host_end, guest_end) = greeting(&name).map_err(prepare("agent connection"))?;
+            handover.pass(descriptor::AGENT, guest_end);
+            held.push(handover.add(host_end));
+        }
+        Agent::Given(guest_end) => handover.pass(descriptor::AGENT, guest_end),
     }
     let journal = blueprint.journal.try_clone().map_err(prepare("journal"))?;
     let detached = plan::Detached {
@@ -127,12 +133,15 @@ impl LimitChanges {
     }
 }
 
-/// A connection for the agent, on which the host has greeted it and then says nothing, and the end that the warden holds.
-fn greeting() -> io::Result<(OwnedFd, OwnedFd)> {
+/// A connection for the agent, on which the host has said all that it ever will, and the end that the warden holds.
+fn greeting(name: &str) -> io::Result<(OwnedFd, OwnedFd)> {
     let (mut host, guest) = std::os::unix::net::UnixStream::pair()?;
-    let mut hello = Vec::new();
-    encode(&HostMessage::Hello { version: VERSION }, &mut hello).map_err(io::Error::other)?;
-    host.write_all(&hello)?;
+    let setup = Setup { hostname: name, root: None };
+    let mut words = Vec::new();
+    for message in [HostMessage::Hello { version: VERSION }, HostMessage::Setup(setup)] {
+        encode(&message, &mut words).map_err(io::Error::other)?;
+    }
+    host.write_all(&words)?;
     Ok((host.into(), guest.into()))
 }
 

@@ -2,14 +2,18 @@
 //! at: a vmm and a guest may be anybody's.
 
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use stockade_guest_protocol::{GUEST_PORT, HostMessage, VERSION, encode};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+/// Most bytes of a vmm's answer to `CONNECT`.
+const CONNECTED_BYTES: usize = 32;
 /// How long a vmm may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How long an agent is listened to that was asked to power its guest off; whoever asked ends it then.
@@ -63,18 +67,8 @@ pub async fn ctrl_alt_del(folder: &Path) -> Result<(), RequestError> {
 /// # Errors
 /// There is no agent.
 pub async fn power_off(folder: &Path) -> Result<(), RequestError> {
-    let mut stream = limited(UnixStream::connect(folder.join("vsock.sock"))).await?;
-    limited(stream.write_all(format!("CONNECT {GUEST_PORT}\n").as_bytes())).await?;
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\n") && answer.len() < 32 {
-        match limited(stream.read_u8()).await {
-            Ok(byte) => answer.push(byte),
-            Err(_) => return Err(RequestError::NoAgent),
-        }
-    }
-    if !answer.starts_with(b"OK ") {
-        return Err(RequestError::NoAgent);
-    }
+    let mut stream = vsock(folder).await?;
+    timeout(ANSWER_LIMIT, call_agent(&mut stream)).await.map_err(|_| RequestError::Silence)??;
     let mut frames = Vec::new();
     for message in [HostMessage::Hello { version: VERSION }, HostMessage::PowerOff] {
         encode(&message, &mut frames).map_err(|error| RequestError::Socket(io::Error::other(error)))?;
@@ -84,8 +78,51 @@ pub async fn power_off(folder: &Path) -> Result<(), RequestError> {
     Ok(())
 }
 
+/// A connection to the socket of this name in a machine's folder.
+///
+/// The folder is the machine's own, so a link that stands there leads nowhere: it would lead this process, which may be root.
+///
+/// # Errors
+/// There is no such socket, or nobody listens.
+async fn connect(folder: &Path, name: &str) -> io::Result<UnixStream> {
+    let socket = socket(folder, name)?;
+    UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await
+}
+
+fn socket(folder: &Path, name: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = openat(CWD, folder, flags | OFlags::DIRECTORY, Mode::empty())?;
+    let socket = openat(&folder, name, flags, Mode::empty())?;
+    if FileType::from_raw_mode(fstat(&socket)?.st_mode) != FileType::Socket {
+        return Err(io::Error::other(format!("{name} is no socket")));
+    }
+    Ok(socket)
+}
+
+/// A connection to the machine's vsock device, on which nothing was said yet. To be called within a runtime.
+///
+/// # Errors
+/// The machine is gone.
+pub async fn vsock(folder: &Path) -> Result<UnixStream, RequestError> {
+    limited(connect(folder, "vsock.sock")).await
+}
+
+/// Has the vmm at the other end connect `stream` to the guest's agent, which says nothing by itself then. A guest whose kernel has
+/// not come to its vsock device yet is waited for.
+///
+/// # Errors
+/// There is no agent.
+pub async fn call_agent(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(), RequestError> {
+    stream.write_all(format!("CONNECT {GUEST_PORT}\n").as_bytes()).await?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\n") && answer.len() < CONNECTED_BYTES {
+        answer.push(stream.read_u8().await.map_err(|_| RequestError::NoAgent)?);
+    }
+    if answer.starts_with(b"OK ") { Ok(()) } else { Err(RequestError::NoAgent) }
+}
+
 async fn api(folder: &Path, target: &str, body: &str) -> Result<(), RequestError> {
-    let mut stream = limited(UnixStream::connect(folder.join("api.sock"))).await?;
+    let mut stream = limited(connect(folder, "api.sock")).await?;
     let length = body.len();
     let request = format!("{target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}");
     limited(stream.write_all(request.as_bytes())).await?;
@@ -99,4 +136,42 @@ async fn api(folder: &Path, target: &str, body: &str) -> Result<(), RequestError
 
 async fn limited<T>(work: impl Future<Output = io::Result<T>>) -> Result<T, RequestError> {
     Ok(timeout(ANSWER_LIMIT, work).await.map_err(|_| RequestError::Silence)??)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_socket_of_the_machines_own_is_connected_to() {
+        let outside = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let _elsewhere = UnixListener::bind(outside.path().join("other.sock")).unwrap();
+        std::os::unix::fs::symlink(outside.path().join("other.sock"), folder.path().join("link")).unwrap();
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        std::os::unix::fs::symlink(outside.path(), folder.path().join("folder")).unwrap();
+        let _own = UnixListener::bind(folder.path().join("vsock.sock")).unwrap();
+        assert!(connect(folder.path(), "link").await.is_err());
+        assert!(connect(folder.path(), "file").await.is_err());
+        assert!(connect(&folder.path().join("folder"), "other.sock").await.is_err());
+        assert!(vsock(folder.path()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_agent_is_there_if_the_vmm_says_so() {
+        for (answer, there) in [("OK 1073741824\n", true), ("NO\n", false), ("", false), ("OK", false)] {
+            let (mut ours, mut theirs) = tokio::io::duplex(64);
+            let play = async {
+                let mut line = [0; 13];
+                theirs.read_exact(&mut line).await.unwrap();
+                assert_eq!(&line, b"CONNECT 1024\n");
+                theirs.write_all(answer.as_bytes()).await.unwrap();
+                drop(theirs);
+            };
+            let (called, ()) = tokio::join!(call_agent(&mut ours), play);
+            assert_eq!(called.is_ok(), there, "{answer:?}");
+        }
+    }
 }

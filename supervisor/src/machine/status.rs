@@ -68,6 +68,9 @@ pub enum MachineEnd {
     /// A filter killed the vmm, which may have been in the hands of its guest.
     #[error("the vmm was killed for a system call that its filter forbids: {0}")]
     Violation(Violation),
+    /// The end of a machine that somebody else keeps, in their words.
+    #[error("{0}")]
+    Told(String),
     /// The warden is gone, and the vmm with it.
     #[error("the vmm's warden died, so the vmm was killed{0}")]
     Warden(String),

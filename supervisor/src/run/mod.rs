@@ -1,6 +1,6 @@
 //! The life of one command in one virtual machine that is made for it, from opening images to removing the last trace.
 
-mod command;
+mod keeper;
 mod outcome;
 mod resources;
 #[cfg(test)]
@@ -16,23 +16,25 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{sleep, timeout};
 
 use crate::client::{Client, StreamError};
+use crate::command::{self, CommandEnd, CommandError, Next};
 use crate::config::ROOT_DEVICE;
 use crate::images::ImageError;
 use crate::installation::{Installation, InstallationError};
+use crate::machine::MachineEnd;
 use crate::machine::launch::{LaunchError, launch};
-use crate::machine::{Machine, MachineEnd};
 use crate::phases::{Observer, Phase, PhaseClock};
 use crate::report::{self, Report, Start};
 use crate::request::{Access, RunRequest};
 use crate::session::{Connection, Session, SessionError};
 use crate::text::chain;
-use crate::transfer::{CopyError, DestinationError, copy_in, copy_out};
+use crate::transfer::{CopyError, Destination, DestinationError, copy_in, copy_out};
 
 pub use outcome::Outcome;
 pub(crate) use resources::open_kvm;
 
-use command::{CommandEnd, Next};
-use resources::Resources;
+pub use keeper::{Keeper, Kept};
+
+use resources::{Resources, destinations};
 
 /// How long a guest may take to boot and call: long enough for one whose kernel is emulated, on a busy host.
 pub(crate) const BOOT_LIMIT: Duration = Duration::from_secs(300);
@@ -80,6 +82,16 @@ pub enum RunError {
     Descriptor(#[source] io::Error),
 }
 
+impl From<CommandError> for RunError {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Session(error) => error.into(),
+            CommandError::Stream(error) => error.into(),
+            CommandError::Descriptor(error) => Self::Descriptor(error),
+        }
+    }
+}
+
 impl RunError {
     /// Exit code of a run that failed so.
     pub fn exit_code(&self) -> u8 {
@@ -109,20 +121,51 @@ pub async fn run(
     client: &mut Client,
     observer: &mut dyn Observer,
 ) -> Run {
+    let start = async || {
+        let (resources, blueprint) = Resources::open(request, installation)?;
+        let (machine, agent) = launch(blueprint)?;
+        Ok(Kept { keeper: machine, agent, destinations: resources.destinations, start: Some(resources.start) })
+    };
+    story(request, start, client, observer).await
+}
+
+/// As [`run`], in a virtual machine that somebody else keeps: `start` has it started. Returns once that one is gone too.
+pub async fn run_kept<K: Keeper>(
+    request: &RunRequest,
+    start: impl AsyncFnOnce() -> Result<(K, UnixStream), RunError>,
+    client: &mut Client,
+    observer: &mut dyn Observer,
+) -> Run {
+    let start = async || {
+        let destinations = destinations(request)?;
+        let (keeper, agent) = start().await?;
+        Ok(Kept { keeper, agent, destinations, start: None })
+    };
+    story(request, start, client, observer).await
+}
+
+async fn story<K: Keeper>(
+    request: &RunRequest,
+    start: impl AsyncFnOnce() -> Result<Kept<K>, RunError>,
+    client: &mut Client,
+    observer: &mut dyn Observer,
+) -> Run {
     let mut life = Life { request, clock: PhaseClock::new(observer), start: None, warnings: Vec::new() };
     let mut confinement = Vec::new();
     let mut console = Vec::new();
     let mut violation = None;
-    let outcome = match life.launch(installation) {
-        Ok((mut machine, agent, resources)) => {
-            let mut outcome = life.live(&mut machine, agent, &resources, client).await;
+    life.clock.enter(Phase::Jail);
+    let outcome = match start().await {
+        Ok(Kept { mut keeper, agent, destinations, start }) => {
+            life.start = start;
+            let mut outcome = life.live(&mut keeper, agent, &destinations, client).await;
             life.clock.enter(Phase::Stop);
-            confinement = machine.status().confinement.clone();
+            confinement = keeper.confinement();
             if outcome.is_err() {
-                console = machine.console_tail();
+                console = keeper.console_tail();
             }
-            life.warnings.extend(machine.remove().await.into_iter().map(|left| format!("left behind: {left}")));
-            violation = machine.status().violation.clone();
+            life.warnings.extend(keeper.remove().await.into_iter().map(|left| format!("left behind: {left}")));
+            violation = keeper.violation();
             // Whatever the command's end looked like, it came from a vmm that was not itself any more.
             if let Some(violation) = &violation {
                 outcome = Err(MachineEnd::Violation(violation.clone()).into());
@@ -157,20 +200,12 @@ struct Life<'a> {
 }
 
 impl Life<'_> {
-    fn launch(&mut self, installation: &Installation) -> Result<(Machine, UnixStream, Resources), RunError> {
-        self.clock.enter(Phase::Jail);
-        let (resources, blueprint) = Resources::open(self.request, installation)?;
-        let (machine, agent) = launch(blueprint)?;
-        self.start = Some(resources.start.clone());
-        Ok((machine, agent, resources))
-    }
-
     /// From the first instruction of the guest to the last one that matters.
     async fn live(
         &mut self,
-        machine: &mut Machine,
+        machine: &mut impl Keeper,
         agent: UnixStream,
-        resources: &Resources,
+        destinations: &[Destination],
         client: &mut Client,
     ) -> Result<Outcome, RunError> {
         let connection = tokio::select! {
@@ -182,7 +217,7 @@ impl Life<'_> {
         tokio::pin!(driver);
         let conversation = tokio::select! {
             biased;
-            end = self.converse(&session, resources, client) => end,
+            end = self.converse(&session, destinations, client) => end,
             end = machine.ended() => Err(end.into()),
             error = &mut driver => Err(explain(error, machine).await),
         };
@@ -213,17 +248,12 @@ impl Life<'_> {
     /// From the jail to a guest that is ready for the command.
     async fn boot(
         &mut self,
-        machine: &mut Machine,
+        machine: &mut impl Keeper,
         agent: UnixStream,
     ) -> Result<Connection<OwnedReadHalf, OwnedWriteHalf>, RunError> {
-        machine.confined().await?;
-        self.clock.enter_at(Phase::Kvm, machine.status().confined_at_us.unwrap_or_default());
-        machine.kvm_ready().await?;
-        self.clock.enter_at(Phase::Load, machine.status().kvm_ready_at_us.unwrap_or_default());
-        machine.started().await?;
+        let started_at_us = machine.started(&mut self.clock).await?;
         let phase = if self.start == Some(Start::Warm) { Phase::Resume } else { Phase::Kernel };
-        self.clock.enter_at(phase, machine.status().started_at_us.unwrap_or_default());
-
+        self.clock.enter_at(phase, started_at_us);
         let (reader, writer) = agent.into_split();
         let greeted = tokio::select! {
             biased;
@@ -257,7 +287,7 @@ impl Life<'_> {
     async fn converse(
         &mut self,
         session: &Session,
-        resources: &Resources,
+        destinations: &[Destination],
         client: &mut Client,
     ) -> Result<CommandEnd, RunError> {
         if !self.request.copy_in.is_empty() {
@@ -271,13 +301,13 @@ impl Life<'_> {
             }
         }
         self.clock.enter(Phase::Command);
-        let end = command::execute(session, self.request, client).await?;
+        let end = command::execute(session, &self.request.command, client).await?;
         self.clock.end();
-        if end.next != Next::CopyOut || resources.destinations.is_empty() {
+        if end.next != Next::CopyOut || destinations.is_empty() {
             return Ok(end);
         }
         self.clock.enter(Phase::CopyOut);
-        for destination in &resources.destinations {
+        for destination in destinations {
             tokio::select! {
                 biased;
                 signal = client.notices.stopped() => return Ok(CommandEnd::interrupted(signal, Next::PowerOff)),
@@ -309,7 +339,7 @@ async fn renew<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
 }
 
 /// A session that breaks off is most often a guest that ended, which explains more.
-async fn explain(error: SessionError, machine: &mut Machine) -> RunError {
+async fn explain(error: SessionError, machine: &mut impl Keeper) -> RunError {
     match error {
         SessionError::Lost | SessionError::Socket(_) => match timeout(REASON_LIMIT, machine.ended()).await {
             Ok(end) => end.into(),

@@ -26,11 +26,7 @@ pub(super) struct Resources {
 impl Resources {
     /// Opens what `request` names, and the parts of Stockade that it needs.
     pub(super) fn open(request: &RunRequest, installation: &Installation) -> Result<(Self, Blueprint), RunError> {
-        for copy in &request.copy_in {
-            let found = std::fs::metadata(&copy.host);
-            found.map_err(|error| RunError::Request(format!("--copy-in {}: {error}", copy.host.display())))?;
-        }
-        let destinations = request.copy_out.iter().map(Destination::resolve).collect::<Result<_, _>>()?;
+        let destinations = destinations(request)?;
         let jailer = installation.open_jailer()?;
         let vmm = installation.open_vmm()?;
         let kernel = images::open_kernel(request.kernel.as_deref().unwrap_or(&installation.kernel()))?;
@@ -68,6 +64,15 @@ impl Resources {
         };
         Ok((Self { destinations, start }, blueprint))
     }
+}
+
+/// Where copies from the guest go. What is copied to it is looked at, too.
+pub(super) fn destinations(request: &RunRequest) -> Result<Vec<Destination>, RunError> {
+    for copy in &request.copy_in {
+        let found = std::fs::metadata(&copy.host);
+        found.map_err(|error| RunError::Request(format!("--copy-in {}: {error}", copy.host.display())))?;
+    }
+    Ok(request.copy_out.iter().map(Destination::resolve).collect::<Result<_, _>>()?)
 }
 
 /// The booted guest that `request` may start from.

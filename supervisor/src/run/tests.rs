@@ -15,8 +15,7 @@ use crate::client::{Client, Notice, Notices};
 use crate::machine::fake::{Fake, machine, violation};
 use crate::machine::{Machine, MachineEnd};
 use crate::phases::{Observer, Phase, PhaseClock};
-use crate::request::{Access, BootMode, Cpus, MemorySize, RootImage, RunRequest};
-use crate::run::resources::Resources;
+use crate::request::{Access, BootMode, CommandRequest, Cpus, MemorySize, RootImage, RunRequest};
 use crate::session::fake::Peer;
 
 struct Phases(Vec<Phase>);
@@ -60,14 +59,10 @@ fn stage() -> (Stage, Others) {
         kernel: None,
         initramfs: None,
         root: None,
-        command: vec!["command".into()],
-        environment: Vec::new(),
-        directory: None,
+        command: CommandRequest { arguments: vec!["command".into()], ..CommandRequest::default() },
         copy_in: Vec::new(),
         copy_out: Vec::new(),
-        terminal: None,
         boot: BootMode::IfNeeded,
-        timeout: None,
         without: Vec::new(),
     };
     let others = Others { fake, guest: Peer::new(guest), notices: sender, output, error };
@@ -80,16 +75,14 @@ impl Stage {
         let mut phases = Phases(Vec::new());
         let mut life =
             Life { request: &self.request, clock: PhaseClock::new(&mut phases), start: None, warnings: Vec::new() };
-        let resources = Resources { start: crate::report::Start::Warm, destinations: Vec::new() };
-        life.live(&mut self.machine, self.agent, &resources, &mut self.client).await
+        life.live(&mut self.machine, self.agent, &[], &mut self.client).await
     }
 
     async fn live(mut self) -> (Result<Outcome, RunError>, Vec<Phase>, Vec<String>) {
         let mut phases = Phases(Vec::new());
         let mut life =
             Life { request: &self.request, clock: PhaseClock::new(&mut phases), start: None, warnings: Vec::new() };
-        let resources = Resources { start: crate::report::Start::Warm, destinations: Vec::new() };
-        let outcome = life.live(&mut self.machine, self.agent, &resources, &mut self.client).await;
+        let outcome = life.live(&mut self.machine, self.agent, &[], &mut self.client).await;
         let mut warnings = life.warnings;
         warnings.extend(self.machine.remove().await);
         (outcome, phases.0, warnings)
@@ -279,7 +272,7 @@ async fn a_command_that_ends_after_a_signal_has_its_own_exit_code() {
 #[tokio::test(start_paused = true)]
 async fn a_command_that_takes_too_long_is_asked_then_killed_with_its_machine() {
     let (mut stage, mut others) = stage();
-    stage.request.timeout = Some(Duration::from_secs(1));
+    stage.request.command.timeout = Some(Duration::from_secs(1));
     let limit = Duration::from_secs(1);
     let play = async {
         others.boot().await;

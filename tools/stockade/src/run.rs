@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use stockade_supervisor::client::{Client, Notices};
 use stockade_supervisor::installation::{Installation, InstallationError};
 use stockade_supervisor::report::{Report, Start};
-use stockade_supervisor::request::{BootMode, EnvironmentEntry, RunRequest, VmName};
+use stockade_supervisor::request::{BootMode, CommandRequest, EnvironmentEntry, RunRequest, VmName};
 use stockade_supervisor::run::{Outcome, Run, run};
 use stockade_supervisor::text::chain;
 
@@ -43,7 +43,7 @@ fn execute_or_explain(arguments: RunArguments) -> Result<u8, SetupError> {
     let installation = arguments.binaries.clone().map_or_else(Installation::find, |path| Ok(Installation::at(path)))?;
     let verbosity = if arguments.verbose { Verbosity::Verbose } else { Verbosity::Quiet };
     let request = request(arguments)?;
-    let terminal_use = if request.terminal.is_some() { TerminalUse::Raw } else { TerminalUse::Plain };
+    let terminal_use = if request.command.terminal.is_some() { TerminalUse::Raw } else { TerminalUse::Plain };
     let mut progress = Progress::new(verbosity, terminal_use);
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(SetupError::Streams)?;
@@ -82,14 +82,16 @@ fn request(arguments: RunArguments) -> Result<RunRequest, SetupError> {
         kernel: arguments.kernel,
         initramfs: arguments.initramfs,
         root: arguments.rootfs,
-        command: arguments.command,
-        environment,
-        directory: arguments.workdir,
+        command: CommandRequest {
+            arguments: arguments.command,
+            environment,
+            directory: arguments.workdir,
+            terminal: with_terminal.then(terminal::size),
+            timeout: arguments.timeout,
+        },
         copy_in: arguments.copy_in,
         copy_out: arguments.copy_out,
-        terminal: with_terminal.then(terminal::size),
         boot: if arguments.cold { BootMode::Always } else { BootMode::IfNeeded },
-        timeout: arguments.timeout,
         without: arguments.without,
     })
 }

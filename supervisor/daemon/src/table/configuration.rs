@@ -138,6 +138,7 @@ impl Record {
             opened_by,
             roots_paths: BTreeSet::new(),
             ends_on_reset: false,
+            held: None,
             state,
             generation: 0,
             run_by: None,

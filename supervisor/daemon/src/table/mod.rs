@@ -41,7 +41,7 @@ pub use admission::Host;
 pub use effect::{Effect, Input, MachineEvent, RequestId};
 pub use ids::Ids;
 pub use permission::{Caller, Verb, may};
-pub use record::{Jail, Record, StopOrder};
+pub use record::{Held, Jail, Record, StopOrder};
 
 use events::EventLog;
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use stockade_api::request::BootMode;
 use stockade_api::{Exit, InterfaceSummary, Owner, VmId, VmState, VmSummary};
 use stockade_config::model::{Boot, Definition, Interface, MacAddress, StartPolicy, VmName};
 
@@ -34,6 +35,9 @@ pub struct Record {
     pub roots_paths: BTreeSet<PathBuf>,
     /// Whether a reset of the guest ends it, even if it boots from no device.
     pub ends_on_reset: bool,
+    /// Set if it runs one command of a client, and is gone with that client's connection.
+    #[serde(default)]
+    pub held: Option<Held>,
     /// Where it is in its life.
     pub state: VmState,
     /// How often it was started.
@@ -54,6 +58,14 @@ pub struct Record {
     pub last_exit: Option<Exit>,
     /// Why it could not be started the last time.
     pub last_error: Option<String>,
+}
+
+/// A virtual machine that is there for one command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Held {
+    /// When its guest boots.
+    pub boot: BootMode,
 }
 
 /// A vmm in its jail.

@@ -1,30 +1,46 @@
-//! The command of a run: its streams, its signals, and the limit to its time.
+//! A command in a guest: its streams, its signals, and the limit to its time.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use stockade_guest_protocol::{Command, Task};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Outcome, RunError};
-use crate::client::{Client, Notice, Notices, deliver, feed};
-use crate::request::RunRequest;
-use crate::session::{ChannelEnd, ChannelHandle, Session};
+use crate::client::{Client, Notice, Notices, StreamError, deliver, feed};
+use crate::request::CommandRequest;
+use crate::run::Outcome;
+use crate::session::{ChannelEnd, ChannelHandle, Session, SessionError};
 
 /// How long a command that was asked to end may take, before it and its machine are killed.
 const GRACE: Duration = Duration::from_secs(3);
 const SIGTERM: u8 = 15;
 const SIGKILL: u8 = 9;
 
+/// Stockade could not do its part.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// The agent.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// A stream of the caller.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// A descriptor of the caller.
+    #[error("duplicate a descriptor")]
+    Descriptor(#[source] io::Error),
+}
+
 /// What became of the command, and what is to become of its machine.
-pub(super) struct CommandEnd {
-    pub(super) outcome: Outcome,
-    pub(super) next: Next,
+pub(crate) struct CommandEnd {
+    pub(crate) outcome: Outcome,
+    pub(crate) next: Next,
 }
 
 /// What is to become of a machine after its command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
+pub(crate) enum Next {
     /// The caller gets what it wanted to have copied.
     CopyOut,
     /// The caller wants no more of it, so it may unmount its disks.
@@ -35,7 +51,7 @@ pub(super) enum Next {
 
 impl CommandEnd {
     /// The caller ended the run with `signal`.
-    pub(super) fn interrupted(signal: u8, next: Next) -> Self {
+    pub(crate) fn interrupted(signal: u8, next: Next) -> Self {
         Self { outcome: Outcome::Interrupted { signal }, next }
     }
 }
@@ -62,13 +78,13 @@ impl Ending {
 }
 
 /// Runs the command of `request` and connects it with `client`.
-pub(super) async fn execute(
+pub(crate) async fn execute(
     session: &Session,
-    request: &RunRequest,
+    request: &CommandRequest,
     client: &mut Client,
-) -> Result<CommandEnd, RunError> {
+) -> Result<CommandEnd, CommandError> {
     let ChannelHandle { input, output, error, control, mut life } = session.start(task(request, &client.notices))?;
-    let descriptor = |stream: &std::os::fd::OwnedFd| stream.try_clone().map(Arc::new).map_err(RunError::Descriptor);
+    let descriptor = |stream: &std::os::fd::OwnedFd| stream.try_clone().map(Arc::new).map_err(CommandError::Descriptor);
     let feeding = feed(descriptor(&client.input)?, input);
     let delivering = {
         let output = deliver(output, descriptor(&client.output)?, "write standard output");
@@ -126,9 +142,9 @@ pub(super) async fn execute(
     }
 }
 
-fn task<'a>(request: &'a RunRequest, notices: &Notices) -> Task<'a> {
+fn task<'a>(request: &'a CommandRequest, notices: &Notices) -> Task<'a> {
     Task::Command(Command {
-        arguments: request.command.iter().map(|argument| argument.as_encoded_bytes()).collect(),
+        arguments: request.arguments.iter().map(|argument| argument.as_encoded_bytes()).collect(),
         environment: request.environment.iter().map(|entry| entry.as_bytes()).collect(),
         directory: request.directory.as_ref().map(|path| path.as_os_str().as_encoded_bytes()),
         terminal: request.terminal.map(|size| notices.last_size().unwrap_or(size)),
