@@ -46,7 +46,8 @@
 //! - The root directory belongs to the vmm. It can fill the disk, up to `--resource-limit fsize=N` for each file and what quotas
 //!   there are, and write another number to its pid file.
 //! - The vmm opens paths and makes sockets. The launch filter has to let it, and it is as wide as Firecracker needs: io_uring is
-//!   among that, and what that does with open files no filter sees.
+//!   among that, and what that does with open files no filter sees. Stockade's vmm opens none once its guest runs, unless it was
+//!   started with `--snapshot-files`, which clients need that have it make the files of snapshots (`PUT /snapshot/create`).
 //! - The device nodes are in the jail: the vmm opens them itself, and may ask of them what it could of any it was handed.
 //! - A disk may be made larger.
 //! - Mounts that the host makes later in the jail have the flags that the host gives them.

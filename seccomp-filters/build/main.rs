@@ -65,6 +65,15 @@ struct Unused {
     unused: Vec<UnusedRule>,
     by_chance: Vec<UnusedRule>,
     others: Vec<UnusedRule>,
+    variants: Vec<Variant>,
+}
+
+/// A role that adds to another.
+#[derive(Deserialize)]
+struct Variant {
+    role: String,
+    of: String,
+    reason: String,
 }
 
 #[derive(Deserialize)]
@@ -183,12 +192,18 @@ fn write_rules(source: &mut String, role: &str, rules: &[Promised<'_>]) -> Resul
     writeln!(source, "];")
 }
 
-fn write_unused(table: &mut String, Unused { unused, by_chance, others }: &Unused) -> Result<(), std::fmt::Error> {
+fn write_unused(
+    table: &mut String,
+    Unused { unused, by_chance, others, variants }: &Unused,
+) -> Result<(), std::fmt::Error> {
     table.push_str(
         "\n| rule that no test uses, not each time, or not for sure | roles | why it is needed |\n|---|---|---|\n",
     );
     for UnusedRule { rule, roles, reason } in unused.iter().chain(by_chance).chain(others) {
         writeln!(table, "| `{}` | {} | {reason} |", rule.replace('|', "\\|"), roles.join(" "))?;
+    }
+    for Variant { role, of, reason } in variants {
+        writeln!(table, "| what `{of}` has, too | {role} | {reason} |")?;
     }
     Ok(())
 }

@@ -17,6 +17,8 @@ pub(crate) const fn of(role: Role) -> &'static [sock_filter] {
         Role::VmmRunSnapshot => VMM_RUN_SNAPSHOT,
         Role::VmmRunSealed => VMM_RUN_SEALED,
         Role::VmmRun => VMM_RUN,
+        Role::VmmRunSave => VMM_RUN_SAVE,
+        Role::VmmRunSnapshotFiles => VMM_RUN_SNAPSHOT_FILES,
         Role::Api => API,
         Role::Vcpu => VCPU,
         Role::Warden => WARDEN,

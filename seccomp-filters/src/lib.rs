@@ -64,6 +64,11 @@ pub enum Role {
     VmmRunSealed,
     /// The vmm's main thread once the guest runs, with a vsock device that connects to unix sockets by path.
     VmmRun,
+    /// As [`VmmRun`](Self::VmmRun), for a VM that may be saved to files that are open.
+    VmmRunSave,
+    /// As [`VmmRunSave`](Self::VmmRunSave), for a vmm that was asked to make these files itself: the one role that opens a
+    /// path while a guest runs.
+    VmmRunSnapshotFiles,
     /// The thread that serves the per-VM API.
     Api,
     /// A vCPU thread.
@@ -76,7 +81,7 @@ pub enum Role {
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Launch,
         Self::LaunchCompatible,
         Self::VmmConfigureSealed,
@@ -85,6 +90,8 @@ impl Role {
         Self::VmmRunSnapshot,
         Self::VmmRunSealed,
         Self::VmmRun,
+        Self::VmmRunSave,
+        Self::VmmRunSnapshotFiles,
         Self::Api,
         Self::Vcpu,
         Self::Warden,
@@ -102,6 +109,8 @@ impl Role {
             Self::VmmRunSnapshot => "vmm-run-snapshot",
             Self::VmmRunSealed => "vmm-run-sealed",
             Self::VmmRun => "vmm-run",
+            Self::VmmRunSave => "vmm-run-save",
+            Self::VmmRunSnapshotFiles => "vmm-run-snapshot-files",
             Self::Api => "api",
             Self::Vcpu => "vcpu",
             Self::Warden => "warden",

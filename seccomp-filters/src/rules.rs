@@ -105,6 +105,8 @@ pub(crate) const fn of(role: Role) -> &'static [Rule] {
         Role::VmmRunSnapshot => table::VMM_RUN_SNAPSHOT,
         Role::VmmRunSealed => table::VMM_RUN_SEALED,
         Role::VmmRun => table::VMM_RUN,
+        Role::VmmRunSave => table::VMM_RUN_SAVE,
+        Role::VmmRunSnapshotFiles => table::VMM_RUN_SNAPSHOT_FILES,
         Role::Api => table::API,
         Role::Vcpu => table::VCPU,
         Role::Warden => table::WARDEN,

@@ -108,6 +108,13 @@ impl Builder {
         self
     }
 
+    /// Starts it, and configures this guest with 128 MiB and one vCPU.
+    pub fn start_with(self, scratch: &Scratch, guest: Guest, protocol: Protocol) -> Vmm {
+        let vmm = self.start();
+        vmm.put("/boot-source", &boot_source(scratch, guest, protocol));
+        vmm
+    }
+
     /// Starts it.
     pub fn start(self) -> Vmm {
         const FIRST_DESCRIPTOR: i32 = 3;
@@ -134,9 +141,7 @@ impl Builder {
 impl Vmm {
     /// Starts a vmm with an API socket, and configures this guest with 128 MiB and one vCPU.
     pub fn with_guest(scratch: &Scratch, guest: Guest, protocol: Protocol) -> Self {
-        let vmm = Builder::new(scratch).start();
-        vmm.put("/boot-source", &boot_source(scratch, guest, protocol));
-        vmm
+        Builder::new(scratch).start_with(scratch, guest, protocol)
     }
 
     /// Process id.

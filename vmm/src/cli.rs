@@ -10,6 +10,7 @@ use stockade_vmm_api::FIRECRACKER_VERSION;
 use stockade_vmm_api::id::{VmId, VmIdError};
 use stockade_vmm_api::logger::Logger;
 
+use crate::descriptors::{KVM, SnapshotFiles};
 use crate::threads::Filters;
 
 /// Where the API listens if the command line doesn't say.
@@ -47,6 +48,8 @@ pub struct Arguments {
     pub filters: Filters,
     /// What the jailer says confines this process; none if there is no jailer, or none that says it.
     pub confinement: Option<Expectation>,
+    /// Whether the files of a snapshot may be made while the guest runs.
+    pub snapshot_files: SnapshotFiles,
     /// Inherited descriptors by name. No two have the same name or number.
     pub descriptors: Vec<(String, RawFd)>,
 }
@@ -69,6 +72,12 @@ pub enum ArgumentError {
         /// The other.
         needs: &'static str,
     },
+    /// Files to be made by a vmm that opens no path.
+    #[error(
+        "the argument '--snapshot-files' has no meaning with --fd kvm=N, with which no path is opened; hand the files over: \
+         --fd new_snapshot=N --fd new_memory=N"
+    )]
+    SnapshotFilesSealed,
     /// A value that is no number.
     #[error("{option}: {value:?} is no number from 0 to 18446744073709551615")]
     Number {
@@ -140,6 +149,7 @@ struct Parsed {
     logger: Logger,
     filters: Filters,
     confinement: Option<Expectation>,
+    snapshot_files: SnapshotFiles,
     descriptors: Vec<(String, RawFd)>,
 }
 
@@ -160,6 +170,7 @@ impl Parsed {
             "--show-level" => self.logger.show_level = Some(true),
             "--show-log-origin" => self.logger.show_log_origin = Some(true),
             "--no-seccomp" => self.filters = Filters::Off,
+            "--snapshot-files" => self.snapshot_files = SnapshotFiles::Made,
             "--confined" => self.confinement = Some(parser.value()?.parse()?),
             "--http-api-max-payload-size" => self.body_max_bytes = Some(number(option, parser)?),
             // From a jailer, for metrics that this vmm doesn't have; and a limit on what it doesn't have.
@@ -191,6 +202,9 @@ impl Parsed {
         if self.no_api && self.config_file.is_none() {
             return Err(ArgumentError::Needs { option: "--no-api", needs: "--config-file" });
         }
+        if self.snapshot_files == SnapshotFiles::Made && self.descriptors.iter().any(|(name, _)| name == KVM) {
+            return Err(ArgumentError::SnapshotFilesSealed);
+        }
         let api_socket = (!self.no_api).then(|| self.api_socket.unwrap_or_else(|| DEFAULT_API_SOCKET.to_owned()));
         let body_max_bytes =
             self.body_max_bytes.map_or(DEFAULT_BODY_MAX_BYTES, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
@@ -203,6 +217,7 @@ impl Parsed {
             logger: self.logger,
             filters: self.filters,
             confinement: self.confinement,
+            snapshot_files: self.snapshot_files,
             descriptors: self.descriptors,
         })
     }
@@ -260,6 +275,8 @@ usage: stockade-vmm [OPTION...]
       --fd NAME=N              descriptor N is inherited as NAME: fd:NAME stands for it wherever a path does.
                                The names kvm (/dev/kvm) and events (what happens, as JSON lines) have a meaning of
                                their own. With kvm, no path is opened at all.
+      --snapshot-files         PUT /snapshot/create may make the files that it names. Without it, no path is opened once the
+                               guest runs, and snapshots go to the descriptors new_snapshot and new_memory
       --no-seccomp             filter no system calls
       --confined LAYERS        from stockade-jailer: what confines this process, which fails if it finds that it is not so
       --start-time-us N, --start-time-cpu-us N, --parent-cpu-time-us N, --mmds-size-limit N
@@ -330,6 +347,7 @@ mod tests {
             ("--level loud", "use one of"),
             ("--metrics-path m", "not available"),
             ("--enable-pci", "not available"),
+            ("--snapshot-files --fd kvm=3", "hand the files over"),
             ("--confined root,chains", "\"chains\" is no layer"),
             ("positional", "positional"),
         ] {

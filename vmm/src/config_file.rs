@@ -156,7 +156,7 @@ mod tests {
         let text = text.replace("KERNEL", &file("kernel", "image"));
         let path = file("config", &text);
         let mut resources = Resources::default();
-        let mut descriptors = Descriptors::inherit(Vec::new()).unwrap();
+        let mut descriptors = Descriptors::inherit(Vec::new(), crate::descriptors::SnapshotFiles::HandedOver).unwrap();
         apply(&path, &mut resources, &mut descriptors).map(|_| resources)
     }
 

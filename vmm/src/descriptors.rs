@@ -1,6 +1,7 @@
 //! Where files come from: a descriptor that the vmm inherited, or a path.
 //!
-//! A vmm that inherited `kvm` is *sealed*: it opens no path at all, and its filter has no system call that could.
+//! A vmm that inherited `kvm` is *sealed*: it opens no path at all, and its filter has no system call that could. Any other
+//! opens paths until the guest runs; after that, only one that was asked to makes the files of snapshots ([`SnapshotFiles`]).
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -25,6 +26,16 @@ pub const SNAPSHOT: [&str; 2] = ["snapshot", "memory"];
 pub const NEW_SNAPSHOT: [&str; 2] = ["new_snapshot", "new_memory"];
 
 const PREFIX: &str = "fd:";
+
+/// Whether the files of a snapshot may be made by path, while the guest runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SnapshotFiles {
+    /// Snapshots go to descriptors that were handed over for them.
+    #[default]
+    HandedOver,
+    /// They may also be made.
+    Made,
+}
 
 /// What is to be done with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +73,14 @@ pub enum OpenError {
          fd:NAME"
     )]
     Sealed(String),
+    /// A file to be made while the guest runs.
+    #[error(
+        "{0:?} is a path, and none is opened once the guest runs: start the vmm with --snapshot-files, or with --fd {snapshot}=N \
+         --fd {memory}=N for these files, and write fd:{snapshot} and fd:{memory}",
+        snapshot = NEW_SNAPSHOT[0],
+        memory = NEW_SNAPSHOT[1]
+    )]
+    NotMade(String),
     /// It can't be opened.
     #[error("open {path:?}: {source}")]
     Open {
@@ -85,6 +104,7 @@ pub enum OpenError {
 pub struct Descriptors {
     inherited: BTreeMap<String, OwnedFd>,
     is_sealed: bool,
+    snapshot_files: SnapshotFiles,
 }
 
 impl Descriptors {
@@ -92,14 +112,14 @@ impl Descriptors {
     ///
     /// # Errors
     /// If one is not open.
-    pub fn inherit(named: Vec<(String, RawFd)>) -> Result<Self, OpenError> {
+    pub fn inherit(named: Vec<(String, RawFd)>, snapshot_files: SnapshotFiles) -> Result<Self, OpenError> {
         let take = |(name, number): (String, RawFd)| match sys::inherited_descriptor(number) {
             Ok(descriptor) => Ok((name, descriptor)),
             Err(source) => Err(OpenError::NotOpen { name, number, source }),
         };
         let inherited: BTreeMap<_, _> = named.into_iter().map(take).collect::<Result<_, _>>()?;
         let is_sealed = inherited.contains_key(KVM);
-        Ok(Self { inherited, is_sealed })
+        Ok(Self { inherited, is_sealed, snapshot_files })
     }
 
     /// Closes those that nobody took, but for files that a snapshot may be made in.
@@ -107,9 +127,9 @@ impl Descriptors {
         self.inherited.retain(|name, _| NEW_SNAPSHOT.contains(&name.as_str()));
     }
 
-    /// Whether a snapshot of the VM may be made: by path always, else in files that were handed over for it.
+    /// Whether a snapshot of the VM may be made.
     pub fn may_be_saved(&self) -> bool {
-        !self.is_sealed || self.has_any(NEW_SNAPSHOT)
+        self.snapshot_files == SnapshotFiles::Made || self.has_any(NEW_SNAPSHOT)
     }
 
     fn has_any(&self, names: [&str; 2]) -> bool {
@@ -128,6 +148,8 @@ impl Descriptors {
     /// What the main thread promises once the guest runs.
     pub fn role_to_run(&self) -> Role {
         match self.is_sealed() {
+            false if self.snapshot_files == SnapshotFiles::Made => Role::VmmRunSnapshotFiles,
+            false if self.has_any(NEW_SNAPSHOT) => Role::VmmRunSave,
             false => Role::VmmRun,
             true if self.has_any(NEW_SNAPSHOT) => Role::VmmRunSnapshot,
             true => Role::VmmRunSealed,
@@ -161,7 +183,7 @@ impl Descriptors {
         self.inherited.keys().filter_map(number).collect()
     }
 
-    /// Makes the file `path`, or gives the descriptor that `fd:NAME` stands for away.
+    /// Makes a file of a snapshot at `path`, or gives the descriptor that `fd:NAME` stands for away.
     ///
     /// # Errors
     /// If that can't be done; the text names `path`.
@@ -171,6 +193,9 @@ impl Descriptors {
                 Some(descriptor) => Ok(descriptor.into()),
                 None => Err(OpenError::NotInherited(name.to_owned())),
             },
+            None if !self.is_sealed && self.snapshot_files == SnapshotFiles::HandedOver => {
+                Err(OpenError::NotMade(path.to_owned()))
+            }
             None => self.open(path, Access::Create),
         }
     }
@@ -218,7 +243,7 @@ mod tests {
         let path = folder.path().join("file");
         std::fs::write(&path, content).unwrap();
         let number = File::open(path).unwrap().into_raw_fd();
-        Descriptors::inherit(vec![(name.to_owned(), number)]).unwrap()
+        Descriptors::inherit(vec![(name.to_owned(), number)], SnapshotFiles::HandedOver).unwrap()
     }
 
     #[test]
@@ -242,6 +267,30 @@ mod tests {
     }
 
     #[test]
+    fn snapshots_decide_on_the_role() {
+        let role = |name: &str, files| {
+            let mut descriptors = inherited(name, "");
+            descriptors.snapshot_files = files;
+            (descriptors.role_to_run(), descriptors.may_be_saved())
+        };
+        assert_eq!(role("other", SnapshotFiles::HandedOver), (Role::VmmRun, false));
+        assert_eq!(role("new_memory", SnapshotFiles::HandedOver), (Role::VmmRunSave, true));
+        assert_eq!(role("other", SnapshotFiles::Made), (Role::VmmRunSnapshotFiles, true));
+    }
+
+    #[test]
+    fn no_file_is_made_unasked() {
+        let refused = inherited("other", "").create("/no/such").unwrap_err();
+        assert!(matches!(&refused, OpenError::NotMade(path) if path == "/no/such"), "{refused}");
+        assert!(
+            refused.to_string().contains("start the vmm with --snapshot-files, or with --fd new_snapshot=N"),
+            "{refused}"
+        );
+        let refused = inherited(KVM, "").create("/no/such").unwrap_err();
+        assert!(matches!(refused, OpenError::Sealed(_)), "{refused}");
+    }
+
+    #[test]
     fn numbers_are_found_behind_a_prefix() {
         let descriptors = inherited("vsock_1024", "");
         assert_eq!(descriptors.numbered("vsock_"), [("vsock_1024".to_owned(), 1024)]);
@@ -250,7 +299,9 @@ mod tests {
 
     #[test]
     fn what_is_not_open_is_named() {
-        let error = Descriptors::inherit(vec![("kernel".to_owned(), 1_000_000)]).unwrap_err().to_string();
+        let error = Descriptors::inherit(vec![("kernel".to_owned(), 1_000_000)], SnapshotFiles::HandedOver)
+            .unwrap_err()
+            .to_string();
         assert!(error.starts_with("--fd kernel=1000000: "), "{error}");
     }
 }

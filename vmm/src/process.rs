@@ -50,8 +50,8 @@ impl Failure {
 /// If there is no guest, or it can't go on.
 pub fn run(arguments: Arguments, start: Timestamp) -> Result<ExitReason, Failure> {
     logger::start(&arguments.id);
-    let mut descriptors =
-        Descriptors::inherit(arguments.descriptors).map_err(|error| Failure::with(code::BAD_ARGUMENTS)(&error))?;
+    let mut descriptors = Descriptors::inherit(arguments.descriptors, arguments.snapshot_files)
+        .map_err(|error| Failure::with(code::BAD_ARGUMENTS)(&error))?;
     let mut events = Events::new(descriptors.take(EVENTS));
     let failed = |events: &mut Events, failure: Failure| {
         events.emit(EventKind::Failed { message: failure.error.clone() });

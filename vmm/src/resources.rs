@@ -286,6 +286,7 @@ pub fn block_access(config: &Drive) -> block::Access {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::descriptors::SnapshotFiles;
 
     struct Fixture {
         folder: tempfile::TempDir,
@@ -296,7 +297,7 @@ mod tests {
     impl Fixture {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
-            let descriptors = Descriptors::inherit(Vec::new()).unwrap();
+            let descriptors = Descriptors::inherit(Vec::new(), SnapshotFiles::HandedOver).unwrap();
             Self { folder, descriptors, resources: Resources::default() }
         }
 

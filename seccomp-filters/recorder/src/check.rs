@@ -1,6 +1,6 @@
 //! Compares what was used with what may be unused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::io;
@@ -42,6 +42,16 @@ struct List {
     by_chance: Vec<UnusedRule>,
     /// Rules that vmms of other make need, which are no part of the tests.
     others: Vec<UnusedRule>,
+    /// Roles that add to another, which is where what they have in common is measured.
+    variants: Vec<Variant>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Variant {
+    role: String,
+    of: String,
+    reason: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -103,6 +113,9 @@ fn compare(used: &Used, list: List) -> Report {
     collect(list.unused, Frequency::Never, &mut reasons, &mut failures);
     collect(list.by_chance, Frequency::ByChance, &mut reasons, &mut failures);
     collect(list.others, Frequency::ByChance, &mut reasons, &mut failures);
+    for variant in &list.variants {
+        add_variant(variant, &mut reasons, &mut failures);
+    }
     let mut findings = Vec::new();
     for role in Role::ALL {
         for rule in role.rules() {
@@ -140,6 +153,22 @@ fn collect(rules: Vec<UnusedRule>, frequency: Frequency, reasons: &mut Reasons, 
                 failures.push(format!("{role}: the list has \"{rule}\" twice"));
             }
         }
+    }
+}
+
+/// Lists what a role has in common with the one that it adds to, unless that is listed by itself.
+fn add_variant(Variant { role, of, reason }: &Variant, reasons: &mut Reasons, failures: &mut Vec<String>) {
+    let rules = |name: &String| {
+        let role = Role::ALL.into_iter().find(|role| role.name() == name);
+        role.map(|role| role.rules().iter().map(ToString::to_string).collect::<BTreeSet<_>>())
+    };
+    let (Some(own), Some(others)) = (rules(role), rules(of)) else {
+        failures.push(format!("the list has {role} as a variant of {of}, and not both are roles"));
+        return;
+    };
+    for rule in own.intersection(&others) {
+        let listed = Listed { reason: format!("{reason}: {of}"), frequency: Frequency::ByChance };
+        reasons.entry((role.clone(), rule.clone())).or_insert(listed);
     }
 }
 
@@ -233,6 +262,19 @@ mod tests {
         }
         let twice = listed("vcpu", "getpid", "rare").into_iter().chain(listed("vcpu", "getpid", "rare")).collect();
         assert!(failures(&without("vcpu", "getpid"), twice)[0].contains("twice"));
+    }
+
+    #[test]
+    fn a_variant_is_measured_where_it_differs() {
+        let of = |role: &str, of: &str| List {
+            variants: vec![Variant { role: role.into(), of: of.into(), reason: "there".into() }],
+            ..List::default()
+        };
+        let (role, base) = ("vmm-run-save", "vmm-run");
+        assert_eq!(compare(&without(role, "epoll_wait"), of(role, base)).failures, [""; 0]);
+        assert_eq!(compare(&without(base, "epoll_wait"), of(role, base)).failures.len(), 1);
+        assert_eq!(compare(&without(role, "ftruncate"), of(role, base)).failures.len(), 1);
+        assert_eq!(compare(&everything(), of(role, "nobody")).failures.len(), 1);
     }
 
     #[test]

@@ -30,8 +30,13 @@ fn save(vmm: &Vmm, scratch: &Scratch) {
     vmm.put("/snapshot/create", &create_body(scratch));
 }
 
+/// A vmm that may make the files of snapshots.
+fn saving(scratch: &Scratch) -> Builder {
+    Builder::new(scratch).argument("--snapshot-files")
+}
+
 fn restore(scratch: &Scratch, vsock: Option<&str>) -> Vmm {
-    let vmm = Builder::new(scratch).start();
+    let vmm = saving(scratch).start();
     let mut body = load_body(scratch);
     if let Some(path) = vsock {
         body["vsock_override"] = json!({ "uds_path": scratch.join(path) });
@@ -50,7 +55,7 @@ fn wait_counts(vmm: &Vmm, from: u64) {
 #[test]
 fn a_guest_goes_on_where_it_was() {
     test(&[Need::Kvm], |scratch| {
-        let vmm = Vmm::with_guest(scratch, guest::SPIN, Protocol::Linux64);
+        let vmm = saving(scratch).start_with(scratch, guest::SPIN, Protocol::Linux64);
         vmm.put("/machine-config", &json!({ "vcpu_count": 1, "mem_size_mib": 64 }));
         vmm.start_guest();
         let memory = vmm.memory();
@@ -85,7 +90,7 @@ fn a_guest_goes_on_where_it_was() {
 fn all_processors_go_on() {
     const COUNTERS: u64 = 0x7f00;
     test(&[Need::Kvm], |scratch| {
-        let mut puppet = Puppet::start_with(scratch, Protocol::Linux64, |vmm| {
+        let mut puppet = Puppet::start_in(scratch, saving(scratch).start(), Protocol::Linux64, |vmm| {
             vmm.put("/machine-config", &json!({ "vcpu_count": 2, "mem_size_mib": 64 }));
         });
         puppet.memory().write(COUNTERS, &[0; 8]);
@@ -105,7 +110,7 @@ fn devices_go_on() {
     test(&[Need::Kvm], |scratch| {
         let content = block::pattern(64);
         let disk = scratch.file("disk", &content);
-        let mut puppet = Puppet::start_with(scratch, Protocol::Pvh, |vmm| {
+        let mut puppet = Puppet::start_in(scratch, saving(scratch).start(), Protocol::Pvh, |vmm| {
             vmm.put("/drives/disk", &json!({ "drive_id": "disk", "path_on_host": disk, "is_root_device": false }));
             vmm.put("/entropy", &json!({}));
             vmm.put("/vsock", &json!({ "guest_cid": 3, "uds_path": scratch.join("vsock") }));
@@ -210,6 +215,36 @@ fn descriptors_are_enough() {
     });
 }
 
+/// Driven by paths, but without the option, a vmm opens none once the guest runs.
+#[test]
+fn no_file_is_made_unless_it_was_asked_for() {
+    test(&[Need::Kvm], |scratch| {
+        let vmm = Vmm::with_guest(scratch, guest::SPIN, Protocol::Linux64);
+        vmm.start_guest();
+        vmm.set_state("Paused");
+        let refused = vmm.request("PUT", "/snapshot/create", &create_body(scratch).to_string());
+        assert_eq!(refused.status, 400);
+        for part in ["snapshot_path: ", "--snapshot-files", "fd:new_snapshot", "fd:new_memory"] {
+            assert!(refused.body.contains(part), "{part}: {}", refused.body);
+        }
+        assert!(!scratch.join("state").exists());
+        vmm.set_state("Resumed");
+        wait_counts(&vmm, 0);
+
+        let new =
+            |name: &str| File::options().read(true).write(true).create_new(true).open(scratch.join(name)).unwrap();
+        let vmm = Builder::new(scratch)
+            .descriptor("new_snapshot", new("state"))
+            .descriptor("new_memory", new("memory"))
+            .start_with(scratch, guest::SPIN, Protocol::Linux64);
+        vmm.put("/machine-config", &json!({ "vcpu_count": 1, "mem_size_mib": 64 }));
+        vmm.start_guest();
+        vmm.set_state("Paused");
+        vmm.put("/snapshot/create", &json!({ "snapshot_path": "fd:new_snapshot", "mem_file_path": "fd:new_memory" }));
+        wait_counts(&restore(scratch, None), 0);
+    });
+}
+
 #[test]
 fn requests_out_of_place_are_refused() {
     test(&[Need::Kvm], |scratch| {
@@ -218,7 +253,7 @@ fn requests_out_of_place_are_refused() {
             assert_eq!(response.status, 400, "{body}");
             assert!(response.body.contains(part), "{body}: {}", response.body);
         };
-        let vmm = Vmm::with_guest(scratch, guest::SPIN, Protocol::Linux64);
+        let vmm = saving(scratch).start_with(scratch, guest::SPIN, Protocol::Linux64);
         refused(&vmm, "/snapshot/create", &create_body(scratch), "not supported before starting");
         refused(&vmm, "/snapshot/load", &load_body(scratch), "not allowed after configuring boot-specific resources");
         refused(&vmm, "/snapshot", &json!({}), "Missing snapshot operation type.");
@@ -274,7 +309,7 @@ fn assert_refused_and_ends(scratch: &Scratch, body: &Value, part: &str) {
 fn damaged_files_are_refused() {
     test(&[Need::Kvm], |scratch| {
         let disk = scratch.file("disk", block::pattern(8));
-        let mut puppet = Puppet::start_with(scratch, Protocol::Pvh, |vmm| {
+        let mut puppet = Puppet::start_in(scratch, saving(scratch).start(), Protocol::Pvh, |vmm| {
             vmm.put("/drives/disk", &json!({ "drive_id": "disk", "path_on_host": disk, "is_root_device": false }));
         });
         Block::open(&puppet, Device::find(&puppet, BLOCK), 0);
