@@ -55,7 +55,7 @@ fn both(scratch: &Scratch, guest: Guest) -> [Vmm; 2] {
     [sealed, Vmm::with_guest(scratch, guest, Protocol::Pvh)]
 }
 
-/// Whether there are pages is the host's affair; what counts is that the filters leave the choice.
+/// Whether there are pages is the host's affair; what counts is that the filters leave the choice, and that it is said.
 #[test]
 fn memory_may_have_huge_pages() {
     test(&[Need::Kvm], |scratch| {
@@ -69,6 +69,10 @@ fn memory_may_have_huge_pages() {
             let response = vmm.request("PUT", "/actions", r#"{"action_type":"InstanceStart"}"#);
             let expected = if response.status == 204 { "Running" } else { "Not started" };
             assert_eq!(vmm.request("GET", "/", "").json()["state"], expected, "{}", response.body);
+            if response.status != 204 {
+                assert!(response.body.contains("reserve 32 pages of 2 MiB"), "{}", response.body);
+                assert!(response.body.contains("vm.nr_hugepages"), "{}", response.body);
+            }
         }
     });
 }

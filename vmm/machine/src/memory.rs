@@ -1,4 +1,5 @@
-//! Guest memory: private, reserved by nobody until it is touched; zero at first, or what a file has.
+//! Guest memory: private, reserved by nobody until it is touched; zero at first, or what a file has. Only huge pages of the host's
+//! pool are reserved, because a guest that touches one which is not there ends its vmm.
 //!
 //! A file that memory was saved to is mapped and not read. Machines that were restored from the same file share its pages
 //! until they write to them, and none of them ever changes it.
@@ -41,12 +42,23 @@ pub enum MemoryError {
     #[error(transparent)]
     Layout(#[from] LayoutError),
     /// The host gives none.
-    #[error("map {bytes} bytes of guest memory: {source}; {}", remedy(*huge_pages))]
+    #[error(
+        "map {bytes} bytes of guest memory: {source}; lower mem_size_mib, or raise the limit on the address space of this process"
+    )]
     Map {
         /// Size of the mapping.
         bytes: usize,
-        /// The pages that were asked for.
-        huge_pages: HugePages,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The host has too few huge pages, or none.
+    #[error(
+        "machine-config: huge_pages \"2M\": reserve {pages} pages of 2 MiB: {source}; let the host have as many that are free \
+         (sysctl vm.nr_hugepages, HugePages_Free in /proc/meminfo), or use huge_pages \"None\""
+    )]
+    HugePagePool {
+        /// How many the guest's memory takes.
+        pages: u64,
         /// What the kernel said.
         source: io::Error,
     },
@@ -87,13 +99,6 @@ pub enum MemoryError {
     },
 }
 
-fn remedy(huge_pages: HugePages) -> &'static str {
-    match huge_pages {
-        HugePages::Hugetlbfs2M => "reserve enough pages in /proc/sys/vm/nr_hugepages, or use huge_pages None",
-        _ => "lower mem_size_mib, or raise the limit on the address space of this process",
-    }
-}
-
 impl MemorySpec {
     /// Small pages, no dirty log.
     pub fn of_bytes(bytes: u64) -> Self {
@@ -126,17 +131,18 @@ impl MemorySpec {
         ranges: Vec<(GuestAddress, usize)>,
         file: Option<&Arc<File>>,
     ) -> Result<GuestMemory, MemoryError> {
-        let mut flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+        let mut flags = libc::MAP_PRIVATE;
         if file.is_none() {
             flags |= libc::MAP_ANONYMOUS;
         }
-        if self.huge_pages == HugePages::Hugetlbfs2M {
-            flags |= libc::MAP_HUGETLB | libc::MAP_HUGE_2MB;
-        }
+        flags |= match self.huge_pages {
+            HugePages::Hugetlbfs2M => libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
+            HugePages::None | HugePages::Transparent => libc::MAP_NORESERVE,
+        };
         let mut regions = Vec::new();
         let mut offset = 0_u64;
         for (start, bytes) in ranges {
-            let failed = |source| MemoryError::Map { bytes, huge_pages: self.huge_pages, source };
+            let failed = |source| self.refused(bytes, source);
             let mut builder =
                 MmapRegionBuilder::new(bytes).with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE).with_mmap_flags(flags);
             if let Some(file) = file {
@@ -151,14 +157,22 @@ impl MemorySpec {
         let memory = GuestMemory::from_regions(regions)
             .map_err(|error| MemoryError::Slot { address: 0, source: io::Error::other(error.to_string()) })?;
         let advise = |advice| {
-            let failed = |source| MemoryError::Map { bytes: self.bytes as usize, huge_pages: self.huge_pages, source };
-            sys::advise(&memory, advice).map_err(failed)
+            sys::advise(&memory, advice).map_err(|source| MemoryError::Map { bytes: self.bytes as usize, source })
         };
         advise(libc::MADV_DONTDUMP)?;
         if self.huge_pages == HugePages::Transparent {
             advise(libc::MADV_HUGEPAGE)?;
         }
         Ok(memory)
+    }
+
+    /// Why a mapping of `bytes` can't be had.
+    fn refused(&self, bytes: usize, source: io::Error) -> MemoryError {
+        const PAGE_BYTES: u64 = 2 << 20;
+        match self.huge_pages {
+            HugePages::Hugetlbfs2M => MemoryError::HugePagePool { pages: self.bytes.div_ceil(PAGE_BYTES), source },
+            HugePages::None | HugePages::Transparent => MemoryError::Map { bytes, source },
+        }
     }
 
     /// Gives the memory to the guest.
@@ -210,5 +224,20 @@ mod tests {
         let memory = MemorySpec::of_bytes(1022 * GIB).map(48).unwrap();
         let regions: Vec<_> = memory.iter().map(|region| (region.start_addr().0 / GIB, region.len() / GIB)).collect();
         assert_eq!(regions, [(0, 3), (4, 252), (512, 767)]);
+    }
+
+    /// And not when the guest touches it.
+    #[test]
+    fn huge_pages_that_the_host_lacks_are_named() {
+        // More than there are on any machine that this is tested on.
+        let spec = MemorySpec { huge_pages: HugePages::Hugetlbfs2M, ..MemorySpec::of_bytes(1022 * GIB) };
+        let error = spec.map(48).unwrap_err();
+        assert!(matches!(&error, MemoryError::HugePagePool { pages: 523_264, .. }), "{error:?}");
+        let error = error.to_string();
+        for part in
+            ["machine-config: huge_pages \"2M\": reserve 523264 pages", "vm.nr_hugepages", "huge_pages \"None\""]
+        {
+            assert!(error.contains(part), "{part}: {error}");
+        }
     }
 }
