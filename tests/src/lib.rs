@@ -10,6 +10,7 @@
 //! | [`memory`], [`puppet`], [`virtio`] | a guest that does what the test says, and device drivers written on top of it |
 //! | [`image`] | root disks with files in them |
 //! | [`terminal`] | a terminal to type at |
+//! | [`violate`] | a thread of a running vmm that breaks its filter |
 //! | [`process`] | what `/proc` says about a process |
 //!
 //! Waiting is bounded by [`PATIENCE`] everywhere, which no working machine comes near; nothing else depends on time.
@@ -26,6 +27,7 @@ pub mod output;
 pub mod process;
 pub mod puppet;
 pub mod terminal;
+pub mod violate;
 pub mod virtio;
 pub mod vmm;
 

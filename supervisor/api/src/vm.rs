@@ -113,6 +113,9 @@ pub enum ExitCause {
     Crashed,
     /// It was ended on request, without asking the guest.
     Killed,
+    /// Its vmm was killed because it broke its filter, as one in the hands of its guest would; the message says which thread made
+    /// which system call.
+    Violated,
     /// Its vmm failed or was killed by something else.
     Failed,
     /// Nobody knows: its vmm and its warden were gone when the daemon came back.

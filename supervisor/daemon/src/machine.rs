@@ -198,6 +198,7 @@ fn event_of(end: &MachineEnd) -> MachineEvent {
                 ExitCause::Crashed
             }
         },
+        MachineEnd::Violation(_) => ExitCause::Violated,
         MachineEnd::Warden(_) => ExitCause::Unknown,
         _ => ExitCause::Failed,
     };

@@ -10,3 +10,4 @@ mod life;
 mod outliving;
 mod roles;
 mod tenants;
+mod violations;

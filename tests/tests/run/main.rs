@@ -13,4 +13,5 @@ mod rootfs;
 mod stockade;
 mod streams;
 mod terminals;
+mod violations;
 mod warm;

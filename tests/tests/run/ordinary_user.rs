@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
@@ -18,13 +18,14 @@ const USER: u32 = 54_321;
 const BEYOND: [&str; 2] = ["cgroup", "uid"];
 
 /// A user with programs, a device and a runtime folder that they may use.
-struct User<'a> {
+pub struct User<'a> {
     scratch: &'a Scratch,
     runtime: PathBuf,
 }
 
 impl<'a> User<'a> {
-    fn new(scratch: &'a Scratch) -> Self {
+    /// Gives this user what it needs.
+    pub fn new(scratch: &'a Scratch) -> Self {
         let open_to_all = |path: &PathBuf, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         open_to_all(&scratch.path().to_owned(), 0o755);
         // Where the programs are, others may not go.
@@ -41,7 +42,7 @@ impl<'a> User<'a> {
     }
 
     /// `stockade run` as this user. The process is the program's own.
-    fn run(&self, arguments: &[&str]) -> Command {
+    pub fn run(&self, arguments: &[&str]) -> Command {
         let become_user = "mount --bind \"$1\" /dev/kvm && shift && exec setpriv --reuid=\"$1\" --regid=\"$1\" --clear-groups \
                            --bounding-set=-all --inh-caps=-all \"$2\" run --name \"$3\" \"${@:4}\"";
         let mut command = Command::new("unshare");
@@ -52,7 +53,13 @@ impl<'a> User<'a> {
         command
     }
 
-    fn machines(&self) -> usize {
+    /// A folder of this user.
+    pub fn runtime(&self) -> &Path {
+        &self.runtime
+    }
+
+    /// How many machines there are.
+    pub fn machines(&self) -> usize {
         fs::read_dir(self.runtime.join("stockade/vms")).map_or(0, Iterator::count)
     }
 }
