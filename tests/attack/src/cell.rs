@@ -166,6 +166,11 @@ impl Cell {
         std::fs::read(self.run_directory.path().join("console")).unwrap_or_default()
     }
 
+    /// How many bytes were written to its console in all: the ring's cursor.
+    pub(crate) fn console_bytes(&self) -> Option<u64> {
+        self.console().first_chunk().copied().map(u64::from_le_bytes)
+    }
+
     /// Waits for its end, and until nothing is left of it.
     pub(crate) fn ended(mut self) -> Result<Remains, AttackError> {
         let (end, message) = match self.warden.event(self.deadline)? {

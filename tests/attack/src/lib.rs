@@ -28,6 +28,7 @@ mod compatible;
 mod error;
 mod known;
 mod machine;
+mod neighbour;
 mod program;
 mod storms;
 mod suite;

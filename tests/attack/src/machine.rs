@@ -49,13 +49,17 @@ fn configuration(kernel: &str, [image, disk]: [&str; 2], console: Option<&str>) 
 /// Descriptors, by the numbers that they get.
 type Inheritance = Vec<(i32, OwnedFd)>;
 
-/// Arguments of a sealed vmm, and what it inherits beside what a prisoner does.
-pub(crate) fn sealed_vmm(name: &str) -> Result<(Vec<String>, Inheritance), AttackError> {
+/// Where a sealed vmm's API listens.
+pub(crate) fn api_of(name: &str) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(format!("{name}-api"))
+}
+
+/// Arguments of a sealed vmm with this kernel, and what it inherits beside what a prisoner does.
+pub(crate) fn sealed_vmm(name: &str, kernel: &[u8]) -> Result<(Vec<String>, Inheritance), AttackError> {
     let configuration = configuration("fd:kernel", ["fd:image", "fd:disk"], Some("fd:console"));
-    let address = SocketAddr::from_abstract_name(format!("{name}-api"));
-    let listener = address.and_then(|address| UnixListener::bind_addr(&address)).step("listen for the API")?;
+    let listener = api_of(name).and_then(|address| UnixListener::bind_addr(&address)).step("listen for the API")?;
     let more = vec![
-        (number::KERNEL, file(&one_page_guest::image())?),
+        (number::KERNEL, file(kernel)?),
         (number::CONFIG, file(configuration.as_bytes())?),
         (number::API, listener.into()),
     ];

@@ -1,12 +1,11 @@
 //! Storms beside a neighbour: whether a machine next door and the host go on while a jail does all the harm to them that it can.
 //!
-//! A neighbour in a jail of its own does the same work, once alone and once beside each storm. That it gets done, that the host can
-//! start programs meanwhile, and that a limit stopped the storm, is what is judged; how long it took is for whoever reads it.
+//! A neighbour in a jail of its own ([`neighbour`](crate::neighbour)) does the same work, once alone and once beside each storm. That
+//! it gets done and answers, that the host can start programs meanwhile, and that a limit stopped the storm, is what is judged; how
+//! long it took is for whoever reads it.
 
 use std::fmt;
-use std::io::{PipeReader, Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::io::{PipeReader, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,10 +16,11 @@ use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use serde::Serialize;
 use stockade_jailer::plan::{Layer, Tracing};
 use stockade_jailer::warden::ProcessEnd;
-use stockade_prisoner::{LIST, PIECES, STORM, Storm, WORK, descriptor};
+use stockade_prisoner::{LIST, PIECES, STORM, Storm};
 
-use crate::cell::{Blueprint, Cell, LIMITS, LIMITS_OF_OTHERS, PATIENCE};
-use crate::error::{AttackError, Step};
+use crate::cell::{Blueprint, Cell, LIMITS, PATIENCE};
+use crate::error::AttackError;
+use crate::neighbour::{Pace, Work};
 use crate::suite::Suite;
 use crate::targets::Targets;
 
@@ -40,6 +40,8 @@ pub struct Weather {
     pub beside_ms: u64,
     /// How long the same took alone, milliseconds.
     pub alone_ms: u64,
+    /// Requests that the neighbour's API answered meanwhile, of those that it got; none where there is no KVM.
+    pub requests: (u32, u32),
     /// Programs that the host could start meanwhile, of those that it tried to.
     pub programs: (u32, u32),
     /// How long one took, microseconds.
@@ -49,7 +51,8 @@ pub struct Weather {
 impl Weather {
     /// Whether host and neighbour stayed usable, and a limit was reached.
     pub fn is_fair(&self) -> bool {
-        self.stopped_by.is_some() && self.pieces == PIECES && self.programs.0 == self.programs.1
+        let all = |(done, tried)| done == tried;
+        self.stopped_by.is_some() && self.pieces == PIECES && all(self.requests) && all(self.programs)
     }
 }
 
@@ -60,30 +63,31 @@ impl Suite {
     /// What keeps it from judging.
     pub fn storms(&self) -> Result<Vec<Weather>, AttackError> {
         let targets = Targets::make(&self.name(), &self.jailer(), &self.prisoner())?;
-        let alone = self.work()?;
-        Storm::ALL.into_iter().map(|storm| self.storm(storm, &targets, alone.1)).collect()
+        let (pace, alone) = self.pace(&targets)?;
+        Storm::ALL.into_iter().map(|storm| self.storm(storm, &targets, (pace, &alone))).collect()
     }
 
-    fn storm(&self, storm: Storm, targets: &Targets, alone: Duration) -> Result<Weather, AttackError> {
+    fn storm(&self, storm: Storm, targets: &Targets, (pace, alone): (Pace, &Work)) -> Result<Weather, AttackError> {
         let over = AtomicBool::new(false);
         let (stopped_by, worked, programs) = std::thread::scope(|scope| {
             let rage = scope.spawn(|| self.rage(storm, targets, &over));
-            let worked = self.work();
+            let worked = self.work(pace, targets);
             let programs = self.start_programs();
             over.store(true, Ordering::Relaxed);
             let stopped_by =
                 rage.join().unwrap_or_else(|_| Err(AttackError::Warden("the storm's thread ended".into())));
             Ok::<_, AttackError>((stopped_by?, worked?, programs))
         })?;
-        let ((pieces, beside), (started, took)) = (worked, programs);
+        let (started, took) = programs;
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let program_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX) / u64::from(PROGRAMS);
         Ok(Weather {
             storm,
             stopped_by,
-            pieces,
-            beside_ms: milliseconds(beside),
-            alone_ms: milliseconds(alone),
+            pieces: worked.pieces,
+            beside_ms: milliseconds(worked.took),
+            alone_ms: milliseconds(alone.took),
+            requests: worked.requests,
             programs: (started, PROGRAMS),
             program_us,
         })
@@ -127,30 +131,6 @@ impl Suite {
         Ok(stopped_by)
     }
 
-    /// Has a neighbour do its work. Returns how many pieces got done, and how long that took.
-    fn work(&self) -> Result<(u32, Duration), AttackError> {
-        let (theirs, mut ours) = UnixStream::pair().step("make a socket")?;
-        let _cell = Cell::build(Blueprint {
-            name: &self.name(),
-            jailer: &self.jailer(),
-            program: &self.prisoner(),
-            arguments: vec![WORK.to_owned()],
-            limits: LIMITS_OF_OTHERS,
-            without: Vec::new(),
-            shared_namespaces: Vec::new(),
-            tracing: Tracing::Warden,
-            descriptors: vec![(descriptor::STREAM, OwnedFd::from(theirs))],
-        })?;
-        ours.set_read_timeout(Some(PATIENCE)).step("wait for a neighbour")?;
-        let begun = Instant::now();
-        ours.write_all(b"x").step("wake a neighbour")?;
-        let mut pieces = 0;
-        while pieces < PIECES && ours.read_exact(&mut [0]).is_ok() {
-            pieces += 1;
-        }
-        Ok((pieces, begun.elapsed()))
-    }
-
     /// Starts programs, one after the other. Returns how many ended well, and how long all took.
     fn start_programs(&self) -> (u32, Duration) {
         let begun = Instant::now();
@@ -188,7 +168,7 @@ fn kept(cell: &Cell, storm: Storm) -> Option<String> {
     let console = cell.console();
     let is_full = console.len() as u64 >= u64::from(crate::cell::RING_BYTES);
     // The ring's cursor: how many bytes were written in all.
-    let written = console.first_chunk().copied().map(u64::from_le_bytes)?;
+    let written = cell.console_bytes()?;
     let is_bounded = console.len() as u64 <= u64::from(crate::cell::RING_BYTES) + 8;
     let stopped = storm == Storm::Console && is_full && is_bounded && written > u64::from(crate::cell::RING_BYTES);
     stopped.then(|| format!("{} KiB are kept of it", crate::cell::RING_BYTES >> 10))
@@ -207,16 +187,18 @@ impl fmt::Display for Forecast<'_> {
             "stopped by",
             "neighbour's work: alone",
             "beside it",
+            "requests answered",
             "programs started",
             "each",
         ]);
         for weather in self.0 {
-            let (started, tried) = weather.programs;
+            let ((started, tried), (answered, asked)) = (weather.programs, weather.requests);
             table.add_row([
                 weather.storm.name().to_owned(),
                 weather.stopped_by.clone().unwrap_or_else(|| "nothing".to_owned()),
                 format!("{} ms", weather.alone_ms),
                 format!("{} ms, {} of {PIECES} pieces", weather.beside_ms, weather.pieces),
+                format!("{answered} of {asked}"),
                 format!("{started} of {tried}"),
                 format!("{:.1} ms", weather.program_us as f64 / 1000.0),
             ]);

@@ -180,6 +180,10 @@ impl Suite {
         path_of(&self.jailer)
     }
 
+    pub(crate) fn vmm(&self) -> PathBuf {
+        path_of(&self.vmm)
+    }
+
     pub(crate) fn prisoner(&self) -> PathBuf {
         path_of(&self.prisoner)
     }
@@ -274,12 +278,12 @@ impl Worker<'_> {
     ) -> Result<Remains, AttackError> {
         let (mut descriptors, _peer) = targets.descriptors()?;
         let name = self.suite.name();
-        let (arguments, more) = machine::sealed_vmm(&name)?;
+        let (arguments, more) = machine::sealed_vmm(&name, &one_page_guest::image())?;
         descriptors.extend(more);
         let cell = Cell::build(Blueprint {
             name: &name,
             jailer: &self.suite.jailer(),
-            program: &path_of(&self.suite.vmm),
+            program: &self.suite.vmm(),
             arguments,
             limits: limits(attempt).clone(),
             without: condition.layers(),

@@ -1,5 +1,5 @@
 //! The smallest guest that shows that it runs: one page that writes a byte to the serial port and waits for interrupts that
-//! never come.
+//! never come. And one that works and shows that it does.
 
 /// The byte. No vmm writes it by itself.
 pub const FIRST_BYTE: u8 = 0x02;
@@ -20,8 +20,27 @@ const CODE: &[u8] = &[
     0xeb, 0xfd,             // jmp to the hlt
 ];
 
-/// An ELF executable for x86-64 that a vmm enters by the 64-bit Linux boot protocol.
+/// A guest that works: it writes [`FIRST_BYTE`] whenever it has counted down from `rounds`, for ever.
+pub fn worker(rounds: u32) -> Vec<u8> {
+    // mov $0x3f8, %dx; mov $rounds, %ecx
+    let mut code = vec![0x66, 0xba, 0xf8, 0x03, 0xb9];
+    code.extend(rounds.to_le_bytes());
+    #[rustfmt::skip]
+    code.extend([
+        0xff, 0xc9,             // dec %ecx
+        0x75, 0xfc,             // jnz to the dec
+        0xb0, FIRST_BYTE, 0xee, // mov $FIRST_BYTE, %al; out %al, %dx
+        0xeb, 0xf2,             // jmp to the mov of rounds
+    ]);
+    executable(&code)
+}
+
+/// The guest that halts, as an ELF executable for x86-64 that a vmm enters by the 64-bit Linux boot protocol.
 pub fn image() -> Vec<u8> {
+    executable(CODE)
+}
+
+fn executable(code: &[u8]) -> Vec<u8> {
     let code_at = u64::from(ELF_HEADER_BYTES + PROGRAM_HEADER_BYTES);
     // Half-words of the ELF header that say nothing of the guest: no flags, no sections.
     let mut image = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -31,9 +50,9 @@ pub fn image() -> Vec<u8> {
     image.extend(0_u32.to_le_bytes());
     image.extend([ELF_HEADER_BYTES, PROGRAM_HEADER_BYTES, 1, 0, 0, 0].into_iter().flat_map(u16::to_le_bytes));
     image.extend([1_u32, 5].into_iter().flat_map(u32::to_le_bytes)); // PT_LOAD, readable and executable
-    let size = CODE.len() as u64;
+    let size = code.len() as u64;
     image.extend([code_at, ADDRESS, ADDRESS, size, PAGE, PAGE].into_iter().flat_map(u64::to_le_bytes));
-    image.extend_from_slice(CODE);
+    image.extend_from_slice(code);
     image
 }
 

@@ -221,12 +221,21 @@ pub enum Storm {
     Console,
     /// Computes.
     Processor,
+    /// Connects to whoever listens, thousands of times.
+    Connections,
 }
 
 impl Storm {
     /// Every storm.
-    pub const ALL: [Self; 6] =
-        [Self::Processes, Self::Memory, Self::Descriptors, Self::Disk, Self::Console, Self::Processor];
+    pub const ALL: [Self; 7] = [
+        Self::Processes,
+        Self::Memory,
+        Self::Descriptors,
+        Self::Disk,
+        Self::Console,
+        Self::Processor,
+        Self::Connections,
+    ];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -237,6 +246,7 @@ impl Storm {
             Self::Disk => "disk",
             Self::Console => "console",
             Self::Processor => "processor",
+            Self::Connections => "connections",
         }
     }
 }

@@ -30,6 +30,7 @@ pub fn make(storm: Storm) -> ! {
                 (0..1 << 20).for_each(|_| std::hint::spin_loop());
                 Ok(())
             }
+            Storm::Connections => connect_to_itself(),
         };
         if let Err(errno) = stopped {
             tell(errno.desc());
@@ -57,15 +58,24 @@ fn take_memory() -> Result<(), Errno> {
 
 /// Opens as many descriptors as there may be, and then closes them.
 fn open_descriptors() -> Result<(), Errno> {
-    match call!(SYS_eventfd2, 0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) {
-        Ok(_) => Ok(()),
-        Err(errno) => {
-            (0..libc::c_int::from(i16::MAX)).filter(|number| !(900..1000).contains(number)).for_each(|number| {
-                let _ = call!(SYS_close, number);
-            });
-            Err(errno)
-        }
-    }
+    call!(SYS_eventfd2, 0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map(|_| ()).inspect_err(|_| close_all())
+}
+
+/// Closes all descriptors but its own.
+fn close_all() {
+    (0..libc::c_int::from(i16::MAX)).filter(|number| !(900..1000).contains(number)).for_each(|number| {
+        let _ = call!(SYS_close, number);
+    });
+}
+
+/// Makes as many connections as there may be, with something on its way in each, and then closes them. Nobody else is there to be
+/// reached, whatever it has tried, so they are its own.
+fn connect_to_itself() -> Result<(), Errno> {
+    let mut ends = [0_i32; 2];
+    let connected = call!(SYS_socketpair, libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0, &mut ends);
+    connected.inspect_err(|_| close_all())?;
+    let full = call!(SYS_write, ends[0], [3_u8; 4096].as_slice(), 4096);
+    full.map(|_| ()).inspect_err(|_| close_all())
 }
 
 /// Writes the whole disk over and over, has that written through, and then writes behind its end.

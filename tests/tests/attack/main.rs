@@ -55,6 +55,11 @@ fn expect_fair(json: &Value) {
     for storm in storms {
         assert!(storm["stopped_by"].is_string(), "nothing stops it: {storm}");
         assert_eq!(storm["pieces"], PIECES, "a neighbour does not get done: {storm}");
+        let [answered, asked] = [0, 1].map(|at| storm["requests"][at].as_u64().unwrap());
+        assert!(
+            answered == asked && (asked > 0) == Need::Kvm.missing().is_none(),
+            "a neighbour does not answer: {storm}"
+        );
         assert_eq!(storm["programs"][0], storm["programs"][1], "the host can't start programs: {storm}");
     }
 }

@@ -14,6 +14,7 @@ mod block;
 mod boot;
 mod command_line;
 mod confinement;
+mod connections;
 mod console;
 mod ends;
 mod entropy;

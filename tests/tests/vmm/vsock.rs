@@ -1,6 +1,6 @@
 //! The vsock device: connections in both directions, on paths and on descriptors.
 
-mod driver;
+pub mod driver;
 
 use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
