@@ -5,8 +5,9 @@
 //! | 0..8 | cursor: how many bytes were ever written, little-endian |
 //! | 8.. | the ring: byte `n` of the console is at `8 + n % size` |
 //!
-//! A reader takes the cursor, reads, and takes the cursor again: what was overwritten meanwhile is older than the second
-//! cursor minus the size.
+//! A writer writes bytes first, and then the cursor, at least after every sixteenth of the ring. A reader takes the cursor, reads,
+//! and takes the cursor again: what may have been overwritten meanwhile is older than the second cursor, minus the size, plus
+//! that sixteenth.
 
 use std::fs::File;
 use std::io;
@@ -62,15 +63,16 @@ impl Ring {
         while !rest.is_empty() {
             let offset = self.cursor.checked_rem(self.size).unwrap_or_default();
             let room = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
-            let (now, later) = rest.split_at(room.min(rest.len()));
+            let stride = usize::try_from(stride(self.size).max(1)).unwrap_or(usize::MAX);
+            let (now, later) = rest.split_at(room.min(rest.len()).min(stride));
             if self.file.write_all_at(now, HEADER_BYTES.saturating_add(offset)).is_err() {
                 self.lost = self.lost.saturating_add(rest.len() as u64);
                 return;
             }
             self.advance(now.len());
             rest = later;
+            let _ = self.file.write_all_at(&self.cursor.to_le_bytes(), 0);
         }
-        let _ = self.file.write_all_at(&self.cursor.to_le_bytes(), 0);
     }
 
     /// How many bytes the disk had no room for.
@@ -120,17 +122,24 @@ pub struct Piece {
     pub next: u64,
 }
 
-/// Reads at most `most` bytes that were written after the cursor `after`, or after those that are not there any more.
+impl Piece {
+    /// The cursor before them.
+    pub fn first(&self) -> u64 {
+        self.next.saturating_sub(self.bytes.len() as u64)
+    }
+}
+
+/// Reads at most `most` bytes, in a ring of `size` bytes, that were written after the cursor `after`, or after those that are
+/// not there any more. A cursor from the future is one of another console, and begins anew.
 ///
 /// # Errors
 /// As reading a file.
-pub fn read_after(file: &File, after: u64, most: usize) -> io::Result<Piece> {
-    let (cursor, size) = extent(file)?;
-    // A cursor of another console begins anew.
-    let after = if after > cursor { 0 } else { after };
-    let mut next = after.max(cursor.saturating_sub(size));
+pub fn read_after(file: &File, size: u32, after: u64, most: usize) -> io::Result<Piece> {
+    let (size, before) = (u64::from(size), cursor(file)?);
+    let after = if after > before { 0 } else { after };
+    let mut next = after.max(oldest(before, size));
     let first = next;
-    let wanted = usize::try_from(cursor.saturating_sub(first)).unwrap_or(usize::MAX).min(most);
+    let wanted = usize::try_from(before.saturating_sub(first)).unwrap_or(usize::MAX).min(most);
     let mut bytes = vec![0; wanted];
     let mut rest = bytes.as_mut_slice();
     while !rest.is_empty() {
@@ -142,20 +151,32 @@ pub fn read_after(file: &File, after: u64, most: usize) -> io::Result<Piece> {
         rest = later;
     }
     // What was overwritten while it was read is something else.
-    let (cursor, size) = extent(file)?;
-    let overwritten = cursor.saturating_sub(size).saturating_sub(first);
+    let overwritten = oldest(cursor(file)?, size).saturating_sub(first);
     bytes.drain(..usize::try_from(overwritten).unwrap_or(usize::MAX).min(bytes.len()));
     Ok(Piece { bytes, next })
 }
 
-/// Cursor and size of a ring. The cursor is read first, so that what it counts is in the file, or was.
-fn extent(file: &File) -> io::Result<(u64, u64)> {
+/// How many bytes were ever written.
+///
+/// # Errors
+/// As reading a file.
+pub fn cursor(file: &File) -> io::Result<u64> {
     let mut header = [0; HEADER_BYTES as usize];
     match file.read_exact_at(&mut header, 0) {
-        Ok(()) => Ok((u64::from_le_bytes(header), file.metadata()?.len().saturating_sub(HEADER_BYTES))),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok((0, 0)),
+        Ok(()) => Ok(u64::from_le_bytes(header)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
         Err(error) => Err(error),
     }
+}
+
+/// The cursor before the oldest byte that a writer who is at work leaves alone.
+fn oldest(cursor: u64, size: u64) -> u64 {
+    cursor.saturating_sub(size.saturating_sub(stride(size)))
+}
+
+/// How much a writer writes at most before it says so.
+const fn stride(size: u64) -> u64 {
+    size / 16
 }
 
 #[cfg(test)]
@@ -201,7 +222,7 @@ mod tests {
         let file = File::open(&path).unwrap();
         let mut after = 0;
         let mut read = |most| {
-            let piece = read_after(&file, after, most).unwrap();
+            let piece = read_after(&file, 8, after, most).unwrap();
             after = piece.next;
             String::from_utf8(piece.bytes).unwrap()
         };
@@ -212,7 +233,7 @@ mod tests {
         }
         ring.append(b"0123456789");
         assert_eq!((read(3), read(100), read(100)), ("234".into(), "56789".into(), String::new()));
-        assert_eq!(read_after(&file, u64::MAX, 100).unwrap(), Piece { bytes: b"23456789".into(), next: 23 });
+        assert_eq!(read_after(&file, 8, u64::MAX, 100).unwrap(), Piece { bytes: b"23456789".into(), next: 23 });
     }
 
     #[test]

@@ -123,6 +123,10 @@ codes! {
     UnknownPath = "unknown_path", 404;
     /// The path is there, but not with this method.
     MethodNotAllowed = "method_not_allowed", 405;
+    /// The request wants a stream, which the connection has to become (`Upgrade`).
+    UpgradeRequired = "upgrade_required", 426;
+    /// Somebody else types at the console.
+    ConsoleInUse = "console_in_use", 409;
     /// The request did not come in time.
     RequestTimeout = "request_timeout", 408;
     /// The body is too large.

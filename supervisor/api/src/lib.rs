@@ -22,7 +22,7 @@ mod whole;
 
 pub use error::{Error, ErrorCode};
 pub use event::{Event, EventPage};
-pub use request::{Answer, Request, ResetScope, StopMode, Verbosity, Version};
+pub use request::{Answer, Attached, ConsoleAccess, Request, ResetScope, StopMode, Target, Verbosity, Version};
 pub use vm::{Exit, ExitCause, InterfaceSummary, Owner, VmId, VmReference, VmState, VmSummary};
 
 /// Version of the API: the first part of every path.

@@ -70,6 +70,13 @@ pub enum Request {
         /// The cursor, or 0 for all events that are kept. Without one, the answer comes at once: no events, and the cursor to begin after.
         after: Option<u64>,
     },
+    /// Attaches the caller to something of a virtual machine. Answered by [`Answer::Attached`], with descriptors.
+    Attach {
+        /// Which.
+        vm: VmReference,
+        /// To what of it.
+        target: Target,
+    },
     /// Reads vm.conf again. Root only. Answered by [`Answer::Done`].
     Reload,
     /// Reads another file, and adds what it defines. Root only. Answered by [`Answer::Done`].
@@ -87,6 +94,54 @@ pub enum Request {
         /// How much.
         verbosity: Verbosity,
     },
+}
+
+/// What [`Request::Attach`] attaches to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Target {
+    /// The console, as far as it is kept, and what is typed at it.
+    Console {
+        /// What the caller does with it.
+        access: ConsoleAccess,
+    },
+}
+
+/// What is done with a console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ConsoleAccess {
+    /// It is read, whether or not the virtual machine runs.
+    Read,
+    /// It is read, and typed at.
+    Write,
+}
+
+/// What a client is attached to, and which descriptors come with that. What they carry is the guest's, or for the guest:
+/// who hands them on looks at nothing of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Attached {
+    /// A console: the ring that it is kept in, and with [`ConsoleAccess::Write`] the fifo that is typed into.
+    Console {
+        /// Whose.
+        vm: VmId,
+        /// Bytes of the ring.
+        ring_bytes: u32,
+        /// Number of the watch that says when something was written (inotify(7)).
+        watch: i32,
+        /// What is done with it.
+        access: ConsoleAccess,
+    },
+    /// One connected stream socket, whose other end is the virtual machine's.
+    Stream,
+}
+
+impl Attached {
+    /// How many descriptors come with it.
+    pub const fn descriptors(&self) -> usize {
+        match self {
+            Self::Console { access: ConsoleAccess::Write, .. } => 2,
+            Self::Console { access: ConsoleAccess::Read, .. } | Self::Stream => 1,
+        }
+    }
 }
 
 /// What [`Request::Reset`] forgets.
@@ -276,6 +331,8 @@ pub enum Answer {
     Exit(Option<Exit>),
     /// Of [`Request::Events`].
     Events(EventPage),
+    /// Of [`Request::Attach`].
+    Attached(Attached),
     /// It is done.
     Done,
 }

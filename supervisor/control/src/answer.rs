@@ -5,12 +5,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
-use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, UPGRADE};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 use stockade_api::body::{Ended, VmPage};
 use stockade_api::{Answer, Error, ErrorCode, VERSION, VmSummary};
 
+use crate::console::{CURSOR, Rest};
 use crate::events::Stream;
 use crate::failure;
 use crate::operation::Output;
@@ -21,6 +22,8 @@ pub(crate) enum Content {
     Whole(Option<Bytes>),
     /// Events, as they happen.
     Events(Stream),
+    /// What is written to a console, as it is.
+    Log(Rest),
 }
 
 impl Body for Content {
@@ -30,6 +33,7 @@ impl Body for Content {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Log(rest) => rest.poll_next(context).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes)))),
             Self::Events(stream) => stream.poll_next(context).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
@@ -41,7 +45,7 @@ impl Body for Content {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Events(_) => SizeHint::default(),
+            Self::Events(_) | Self::Log(_) => SizeHint::default(),
         }
     }
 }
@@ -109,6 +113,23 @@ pub(crate) fn success(output: Output, answer: Answer) -> Reply {
             failure(&failure::internal("the daemon answered something else than what was asked for"))
         }
     }
+}
+
+/// The connection is a stream in `protocol` from now on, which begins at this place of a console if it is one.
+pub(crate) fn switching(protocol: &'static str, cursor: Option<u64>) -> Reply {
+    let headers = [(CONNECTION, HeaderValue::from_static("upgrade")), (UPGRADE, HeaderValue::from_static(protocol))];
+    let mut reply = reply(StatusCode::SWITCHING_PROTOCOLS, Content::Whole(None), headers);
+    reply.headers_mut().extend(cursor.map(|cursor| (HeaderName::from_static(CURSOR), HeaderValue::from(cursor))));
+    reply
+}
+
+/// What a console keeps from this place on.
+pub(crate) fn log(cursor: u64, bytes: Content) -> Reply {
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        (HeaderName::from_static(CURSOR), HeaderValue::from(cursor)),
+    ];
+    reply(StatusCode::OK, bytes, headers)
 }
 
 fn created(vm: &VmSummary) -> Reply {

@@ -1,8 +1,11 @@
 //! Who carries requests out, and who says whose they are.
 
-use std::os::fd::BorrowedFd;
+use std::fs::File;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
-use stockade_api::{Answer, Error, Request};
+use stockade_api::{Answer, Error, Request, Target, VmId, VmReference};
+use tokio::sync::Notify;
 
 /// What the server hands requests to. All of it happens in one thread.
 #[expect(async_fn_in_trait, reason = "everything is in one thread, so no future has to be sent to another one")]
@@ -18,6 +21,12 @@ pub trait Backend: 'static {
     /// # Errors
     /// Becomes the client's answer as it is.
     async fn ask(&self, caller: &Self::Caller, request: Request) -> Result<Answer, Error>;
+
+    /// Has `caller` attached to something of a virtual machine. The server relays what that carries.
+    ///
+    /// # Errors
+    /// Becomes the client's answer as it is.
+    async fn attach(&self, caller: &Self::Caller, vm: VmReference, target: Target) -> Result<Attachment, Error>;
 }
 
 /// A backend whose server accepts connections itself.
@@ -27,4 +36,29 @@ pub trait Reception: Backend {
     /// # Errors
     /// Becomes the answer to the client's first request, after which the connection is closed.
     fn connection(&self, stream: BorrowedFd<'_>) -> Result<Self::Caller, Error>;
+}
+
+/// What a client is attached to.
+#[derive(Debug)]
+pub enum Attachment {
+    /// A console.
+    Console(Console),
+    /// A connected stream socket: whatever comes from it goes to the client, and the other way round. When one side ends what it
+    /// sends, the other one is told so; it is over when both have, or one is gone.
+    Stream(OwnedFd),
+}
+
+/// A console that is kept in a ring (see [`stockade_jailer::console`]).
+#[derive(Debug)]
+pub struct Console {
+    /// Whose it is.
+    pub vm: VmId,
+    /// The ring.
+    pub ring: File,
+    /// Bytes of the ring.
+    pub ring_bytes: u32,
+    /// What is typed: a fifo that does not block.
+    pub input: Option<OwnedFd>,
+    /// Told whenever something may have been written to the ring.
+    pub written: Rc<Notify>,
 }

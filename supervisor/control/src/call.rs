@@ -2,7 +2,7 @@
 
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes};
-use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, UPGRADE};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -50,6 +50,25 @@ impl Call {
     pub(crate) fn number(&self, name: &str, least: u64, most: u64) -> Result<Option<u64>, Error> {
         let found = self.query.iter().find(|(known, _)| *known == name);
         found.map(|(_, value)| read_number(&format!("query parameter {name}"), value, least, most)).transpose()
+    }
+
+    /// One of these words in the query, if it is there.
+    pub(crate) fn word(&self, name: &str, known: &'static [&'static str]) -> Result<Option<&'static str>, Error> {
+        let Some((_, value)) = self.query.iter().find(|(parameter, _)| *parameter == name) else { return Ok(None) };
+        known.iter().find(|word| **word == value).copied().map(Some).ok_or_else(|| {
+            let message = format!("query parameter {name}: {} is not known", failure::quoted(value));
+            failure::invalid(message, format!("known: {}", known.join(", ")))
+        })
+    }
+
+    /// Refuses a client that does not say that it goes on in `protocol`.
+    pub(crate) fn expect_upgrade(&self, protocol: &str) -> Result<(), Error> {
+        let offered = self.headers.get_all(UPGRADE).into_iter().filter_map(|value| value.to_str().ok());
+        let mut offered = offered.flat_map(|value| value.split(',')).map(str::trim);
+        if offered.any(|offer| offer.eq_ignore_ascii_case(protocol)) {
+            return Ok(());
+        }
+        Err(failure::upgrade_required(protocol))
     }
 
     /// The body.

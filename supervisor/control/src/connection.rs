@@ -1,7 +1,9 @@
 //! One connection: its requests, one after the other, and how it ends.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,18 +11,20 @@ use hyper::body::{Body, Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use stockade_api::{Answer, Error, ErrorCode, Request};
+use stockade_api::{Answer, Error, ErrorCode, Request, Target, VmId, VmReference};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 use crate::answer::{self, Content, Reply};
-use crate::backend::Backend;
+use crate::backend::{Attachment, Backend};
 use crate::call::Call;
+use crate::console::Carried;
 use crate::failure;
 use crate::limits::Limits;
 use crate::operation::{self, Operation, Task};
 use crate::server::Service;
 use crate::wire::Wire;
+use crate::writers::Writers;
 
 /// hyper's buffer can't be smaller.
 const SMALLEST_HEAD: usize = 8 << 10;
@@ -37,11 +41,13 @@ pub(crate) struct Connection<B: Backend> {
     stream: Rc<UnixStream>,
     /// Why it is turned away, if it is.
     caller: Result<B::Caller, Error>,
+    /// What the connection carries once the answer that says so is on its way.
+    carried: RefCell<Option<Carried>>,
 }
 
 impl<B: Backend> Connection<B> {
     pub(crate) fn new(service: Rc<Service<B>>, stream: UnixStream, caller: Result<B::Caller, Error>) -> Self {
-        Self { service, stream: Rc::new(stream), caller }
+        Self { service, stream: Rc::new(stream), caller, carried: RefCell::new(None) }
     }
 
     pub(crate) fn limits(&self) -> &Limits {
@@ -53,6 +59,7 @@ impl<B: Backend> Connection<B> {
         let (stream, limits) = (Rc::clone(&self.stream), *self.limits());
         let wire = Wire::new(Rc::clone(&stream), limits.write_time);
         let this = Rc::new(self);
+        let connection = Rc::clone(&this);
         let answer = service_fn(move |request| {
             let this = Rc::clone(&this);
             async move { Ok::<_, Infallible>(this.answer(request).await) }
@@ -64,14 +71,24 @@ impl<B: Backend> Connection<B> {
             .max_buf_size(limits.head_bytes.max(SMALLEST_HEAD))
             .auto_date_header(false)
             .serve_connection(TokioIo::new(wire), answer);
+        let mut stop = pin!(stop);
         let ended = tokio::select! {
             ended = &mut served => ended,
-            () = stop => {
+            () = stop.as_mut() => {
                 Pin::new(&mut served).graceful_shutdown();
                 (&mut served).await
             }
         };
-        let idle = served.into_parts().read_buf.is_empty();
+        let early = served.into_parts().read_buf;
+        if let Some(carried) = connection.carried.take().filter(|_| ended.is_ok()) {
+            tokio::select! {
+                () = carried.serve(&connection, &early) => {}
+                () = stop => {}
+            }
+            drain(&stream).await;
+            return;
+        }
+        let idle = early.is_empty();
         if let Some(error) = ended.err().and_then(|error| last_words(&error, &limits, idle)) {
             say(&stream, &error);
         }
@@ -85,6 +102,38 @@ impl<B: Backend> Connection<B> {
             answer = self.service.backend.ask(caller, request) => answer,
             () = gone(&self.stream) => Err(Error::new(ErrorCode::Interrupted, "the client has gone", "")),
         }
+    }
+
+    /// Has the backend attach the client to something, unless it vanishes first.
+    pub(crate) async fn attach(&self, vm: VmReference, target: Target) -> Result<Attachment, Error> {
+        let caller = self.caller.as_ref().map_err(Error::clone)?;
+        tokio::select! {
+            attached = self.service.backend.attach(caller, vm, target) => attached,
+            () = gone(&self.stream) => Err(Error::new(ErrorCode::Interrupted, "the client has gone", "")),
+        }
+    }
+
+    /// Ready once this virtual machine does not run any more, or nobody can say whether it does.
+    pub(crate) async fn end_of(&self, vm: VmId) {
+        if let Ok(caller) = &self.caller {
+            let ended = self.service.backend.ask(caller, Request::Wait { vm: VmReference::Id(vm) }).await;
+            log::debug!("a stream of virtual machine {vm} ends: {ended:?}");
+        }
+    }
+
+    /// Has the connection carry this after the next answer.
+    pub(crate) fn carry(&self, carried: Carried) {
+        *self.carried.borrow_mut() = Some(carried);
+    }
+
+    /// The client's socket.
+    pub(crate) fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
+    /// Who types at which console.
+    pub(crate) fn writers(&self) -> &Rc<Writers> {
+        &self.service.writers
     }
 
     async fn answer(self: Rc<Self>, request: hyper::Request<Incoming>) -> Reply {
@@ -118,6 +167,8 @@ impl<B: Backend> Connection<B> {
         match (operation.task)(&call)? {
             Task::Ask(request) => Ok(answer::success(operation.output, self.ask(request).await?)),
             Task::Follow(follow) => follow.answer(self).await,
+            Task::Attach(attach) => attach.answer(&self, &call, operation.output).await,
+            Task::Log(log) => log.answer(self).await,
             Task::Describe => {
                 let document = Content::Whole(Some(self.service.document.clone()));
                 Ok(answer::content(hyper::StatusCode::OK, "application/json", document))

@@ -14,6 +14,7 @@ use utoipa::openapi::{
     Response, ResponseBuilder, Server,
 };
 
+use crate::console;
 use crate::operation::{Input, Operation, Output, Parameter, Place, Shape, Values};
 use crate::table::OPERATIONS;
 
@@ -61,7 +62,7 @@ fn shapes(operation: &Operation) -> Vec<Shape> {
     };
     let output = match operation.output {
         Output::Found(shape) | Output::Created(shape) | Output::Events(shape) => Some(shape),
-        Output::Done | Output::Document => None,
+        Output::Done | Output::Document | Output::Stream(_) | Output::Log => None,
     };
     input.into_iter().chain(output).collect()
 }
@@ -104,12 +105,14 @@ fn describe_parameter(parameter: &Parameter) -> ParameterBuilder {
         Place::Path => (ParameterIn::Path, Required::True),
         Place::Query => (ParameterIn::Query, Required::False),
         Place::Header => (ParameterIn::Header, Required::False),
+        Place::RequiredHeader => (ParameterIn::Header, Required::True),
     };
     let schema = match parameter.values {
         Values::Text => ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)),
         Values::Numbers { least, most } => {
             ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(least)).maximum(Some(most))
         }
+        Values::Words(words) => ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words.iter().copied())),
     };
     ParameterBuilder::new()
         .name(parameter.name)
@@ -148,6 +151,26 @@ fn describe_success(output: Output) -> (&'static str, Response) {
                     text("One event after the other, with its cursor as `id` and an `Event` as `data`."),
                 )
                 .content("application/jsonl", text("One `Event` in each line."));
+            ("200", response.build())
+        }
+        Output::Stream(protocol) => {
+            let header = |value: &'static str, description: &'static str| {
+                let schema = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([value]));
+                HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build()
+            };
+            let response = ResponseBuilder::new()
+                .description("From here on the connection carries bytes.")
+                .header("Connection", header("upgrade", ""))
+                .header("Upgrade", header(protocol, "What they are."));
+            ("101", response.build())
+        }
+        Output::Log => {
+            let cursor = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0));
+            let cursor = HeaderBuilder::new().schema(Some(cursor)).description(Some(console::CURSOR_DESCRIPTION));
+            let response = ResponseBuilder::new()
+                .description("What the guest wrote.")
+                .header(console::CURSOR, cursor.build())
+                .content("application/octet-stream", Content::new(None::<Ref>));
             ("200", response.build())
         }
         Output::Done => ("204", Response::new("Done.")),

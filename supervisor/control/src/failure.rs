@@ -57,6 +57,19 @@ pub(crate) fn timeout(part: &str, seconds: u64) -> Error {
     Error::new(ErrorCode::RequestTimeout, message, "send a request at once")
 }
 
+/// A stream that can't be had in an answer.
+pub(crate) fn upgrade_required(protocol: &str) -> Error {
+    let message = "this is a stream, which the connection has to become";
+    let remedy = format!("send \"Connection: Upgrade\" and \"Upgrade: {protocol}\"");
+    Error::new(ErrorCode::UpgradeRequired, message, remedy)
+}
+
+/// A console that somebody else types at.
+pub(crate) fn console_in_use() -> Error {
+    let message = "somebody else types at this console";
+    Error::new(ErrorCode::ConsoleInUse, message, "only read it (access=read), or take it over (access=take)")
+}
+
 /// A client with too many connections.
 pub(crate) fn too_many_connections(whose: &str, limit: usize) -> Error {
     let message = format!("{whose} have {limit} connections already");

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
 
 use crate::call::Call;
+use crate::console::{Attach, Log};
 use crate::events::Follow;
 use crate::table::OPERATIONS;
 
@@ -35,6 +36,10 @@ pub(crate) enum Task {
     Ask(Request),
     /// Ask the backend for events, once or again and again.
     Follow(Follow),
+    /// Turn the connection into a stream.
+    Attach(Attach),
+    /// Show what a console keeps.
+    Log(Log),
     /// Show the document.
     Describe,
 }
@@ -54,6 +59,7 @@ pub(crate) enum Place {
     Path,
     Query,
     Header,
+    RequiredHeader,
 }
 
 /// What a parameter can be.
@@ -61,6 +67,7 @@ pub(crate) enum Place {
 pub(crate) enum Values {
     Text,
     Numbers { least: u64, most: u64 },
+    Words(&'static [&'static str]),
 }
 
 /// The body of a request.
@@ -80,6 +87,10 @@ pub(crate) enum Output {
     Created(Shape),
     /// 200 with a page of events, or with a stream of them.
     Events(Shape),
+    /// 101, after which the connection carries bytes in this protocol.
+    Stream(&'static str),
+    /// 200 with the bytes of a console.
+    Log,
     /// 204.
     Done,
     /// 200 with the document.

@@ -19,6 +19,7 @@ use crate::connection::Connection;
 use crate::document;
 use crate::failure;
 use crate::limits::Limits;
+use crate::writers::Writers;
 
 /// How long connections have for the answers that are under way when the server stops.
 const STOP_TIME: Duration = Duration::from_secs(5);
@@ -30,6 +31,7 @@ pub(crate) struct Service<B> {
     pub backend: B,
     pub limits: Limits,
     pub document: Bytes,
+    pub writers: Rc<Writers>,
 }
 
 /// A server of clients whom somebody else has let in.
@@ -44,7 +46,7 @@ impl<B: Backend> Server<B> {
     /// A fault of the API's own description.
     pub fn new(backend: B, limits: Limits) -> io::Result<Self> {
         let document = document::document().to_json().map_err(io::Error::other)?.into();
-        Ok(Self { service: Rc::new(Service { backend, limits, document }) })
+        Ok(Self { service: Rc::new(Service { backend, limits, document, writers: Rc::default() }) })
     }
 
     /// Serves the client of `stream` until one side ends it. To be called in a [`LocalSet`] of a current-thread runtime

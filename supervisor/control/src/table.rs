@@ -1,10 +1,11 @@
 //! Every operation of the API.
 
 use hyper::Method;
-use stockade_api::body::{Ended, Load, Log, Reset, Stop, VmPage};
+use stockade_api::body::{self, Ended, Load, Reset, Stop, VmPage};
 use stockade_api::request::NewVm;
 use stockade_api::{ErrorCode, EventPage, Request, Version, VmId, VmSummary};
 
+use crate::console::{self, Attach, Log};
 use crate::events::{self, Follow};
 use crate::failure;
 use crate::operation::{Input, Operation, Output, Parameter, Place, Shape, Task, Values};
@@ -18,6 +19,18 @@ const AFTER_VM: Parameter = Parameter {
     description: "Only those above this number.",
     values: Values::Numbers { least: 0, most: u32::MAX as u64 },
 };
+
+/// The header that says what the connection becomes.
+macro_rules! upgrade {
+    ($protocol:expr) => {
+        Parameter {
+            name: "Upgrade",
+            place: Place::RequiredHeader,
+            description: "With `Connection: Upgrade`, as in RFC 9110, section 7.8.",
+            values: Values::Words(&[$protocol]),
+        }
+    };
+}
 
 /// What can fail when a guest is started.
 macro_rules! start_failures {
@@ -171,6 +184,36 @@ pub(crate) static OPERATIONS: &[Operation] = &[
     },
     Operation {
         method: Method::GET,
+        path: "/vms/{vm}/console",
+        id: "attach_console",
+        summary: "Become the console of a virtual machine",
+        description: console::DESCRIPTION,
+        parameters: &[
+            VM,
+            console::ACCESS_PARAMETER,
+            console::AFTER_PARAMETER,
+            console::TAIL_PARAMETER,
+            upgrade!(console::PROTOCOL),
+        ],
+        input: Input::None,
+        output: Output::Stream(console::PROTOCOL),
+        failures: &[ErrorCode::NotFound, ErrorCode::NotRunning, ErrorCode::ConsoleInUse, ErrorCode::UpgradeRequired],
+        task: |call| Ok(Task::Attach(Attach::to_console(call)?)),
+    },
+    Operation {
+        method: Method::GET,
+        path: "/vms/{vm}/log",
+        id: "read_log",
+        summary: "What a guest wrote to its console",
+        description: console::LOG_DESCRIPTION,
+        parameters: &[VM, console::AFTER_PARAMETER, console::TAIL_PARAMETER, console::FOLLOW_PARAMETER],
+        input: Input::None,
+        output: Output::Log,
+        failures: &[ErrorCode::NotFound],
+        task: |call| Ok(Task::Log(Log::read(call)?)),
+    },
+    Operation {
+        method: Method::GET,
         path: "/events",
         id: "list_events",
         summary: "What happens, as it happens",
@@ -229,10 +272,10 @@ pub(crate) static OPERATIONS: &[Operation] = &[
         summary: "Say how much the daemon logs",
         description: "Root only.",
         parameters: &[],
-        input: Input::Required(Shape::of::<Log>()),
+        input: Input::Required(Shape::of::<body::Log>()),
         output: Output::Done,
         failures: &[],
-        task: |call| Ok(Task::Ask(Request::Log { verbosity: call.body::<Log>()?.verbosity })),
+        task: |call| Ok(Task::Ask(Request::Log { verbosity: call.body::<body::Log>()?.verbosity })),
     },
     Operation {
         method: Method::GET,

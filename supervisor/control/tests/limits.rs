@@ -10,9 +10,9 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
-use stockade_api::{Answer, Error, Request};
+use stockade_api::{Answer, Error, Request, Target, VmReference};
 use stockade_control::fake::Settings;
-use stockade_control::{Backend, Limits, Reception, serve};
+use stockade_control::{Attachment, Backend, Limits, Reception, serve};
 use support::{Daemon, Reply, short};
 
 const VERSION: &[u8] = b"GET /v1/version HTTP/1.1\r\n\r\n";
@@ -125,6 +125,11 @@ impl Backend for Waiting {
         let _dropped = Dropped(Rc::clone(&self.dropped));
         std::future::pending().await
     }
+
+    async fn attach(&self, (): &(), _: VmReference, _: Target) -> Result<Attachment, Error> {
+        let _dropped = Dropped(Rc::clone(&self.dropped));
+        std::future::pending().await
+    }
 }
 
 #[test]
@@ -132,7 +137,8 @@ fn requests_of_clients_that_have_gone_are_dropped() {
     let wait = "POST /v1/vms/web/wait HTTP/1.1\r\n\r\n";
     let next = format!("{wait}{}", "GET /v1/version HTTP/1.1\r\n\r\n");
     let stream = "GET /v1/events?after=1 HTTP/1.1\r\nAccept: text/event-stream\r\n\r\n".to_owned();
-    for request in [wait.to_owned(), next, stream] {
+    let console = "GET /v1/vms/web/console HTTP/1.1\r\nUpgrade: stockade-console\r\n\r\n".to_owned();
+    for request in [wait.to_owned(), next, stream, console] {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("control.sock");
         let dropped = Rc::new(Cell::new(0));

@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::arguments::Arguments;
+use crate::consoles::Consoles;
 use crate::control;
 use crate::control::parent::Reception;
 use crate::executor::Executor;
@@ -51,13 +52,15 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
             .map_err(|error| format!("listen at {}: {error}", paths.socket().display()))?;
         let (answers, answered) = unbounded_channel();
         let workshop = Workshop { store, installation, jails, agents: Agents::default() };
-        let answer = Box::new(move |id, answer| drop(answers.send((id, answer))));
-        let mut executor = Executor::new(workshop, input, config, answer).map_err(|error| chain(&error))?;
+        let answer = Box::new(move |outgoing| drop(answers.send(outgoing)));
+        let consoles = Consoles::new().map_err(|error| format!("watch consoles: {error}"))?;
+        let told = consoles.listener().map_err(|error| format!("watch consoles: {error}"))?;
+        let mut executor = Executor::new(workshop, consoles, input, config, answer).map_err(|error| chain(&error))?;
         let (known, running) = executor.count();
         log::info!("{known} virtual machines, of which {running} run");
         let inputs = executor.inputs();
         let empty = paths.empty();
-        let control = keep(&control::ROLE, &empty, Reception::new(listener, inputs, answered, notify_ready));
+        let control = keep(&control::ROLE, &empty, Reception::new(listener, told, inputs, answered, notify_ready));
         tokio::pin!(control);
         let worked = work(&mut executor);
         tokio::select! {

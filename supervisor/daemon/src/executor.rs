@@ -6,22 +6,25 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
-use stockade_api::{Answer, Error, ErrorCode, Verbosity, VmId};
+use stockade_api::{Answer, Error, ErrorCode, Target, Verbosity, VmId};
 use stockade_config::host::RealHost;
 use stockade_config::{Config, Input as ConfigurationInput, Rejected};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::consoles::Consoles;
+use crate::control::parent::Outgoing;
 use crate::machine::{Order, Workshop, launch, take_over};
 use crate::store::StoreError;
 use crate::table::{Clock, Effect, Host, Input, MachineEvent, Record, RequestId, Table};
 
 /// Who gets answers.
-pub type Answers = Box<dyn FnMut(RequestId, Result<Answer, Error>)>;
+pub type Answers = Box<dyn FnMut(Outgoing)>;
 
 /// Performs effects.
 pub struct Executor {
     table: Table,
     workshop: Arc<Workshop>,
+    consoles: Consoles,
     /// Which configuration is the daemon's own.
     configuration: ConfigurationInput,
     machines: HashMap<(VmId, u64), UnboundedSender<Order>>,
@@ -39,6 +42,7 @@ impl Executor {
     /// What was kept can't be read.
     pub fn new(
         workshop: Workshop,
+        consoles: Consoles,
         configuration: ConfigurationInput,
         config: Config,
         answers: Answers,
@@ -50,6 +54,7 @@ impl Executor {
         let mut executor = Self {
             table,
             workshop,
+            consoles,
             configuration,
             machines: HashMap::new(),
             inputs,
@@ -171,9 +176,20 @@ impl Executor {
                 Verbosity::Brief => log::LevelFilter::Info,
                 Verbosity::Verbose => log::LevelFilter::Debug,
             }),
-            Effect::Answer { id, answer } => (self.answers)(id, answer),
+            Effect::Answer { id, answer } => (self.answers)(Outgoing { id, answer, descriptors: Vec::new() }),
+            Effect::Attach { id, vm, target } => self.attach(id, vm, target),
             Effect::Exit => {}
         }
+    }
+
+    fn attach(&mut self, id: RequestId, vm: VmId, target: Target) {
+        let attached = match target {
+            Target::Console { access } => self.consoles.attach(&self.workshop.store, vm, access),
+        };
+        (self.answers)(match attached {
+            Ok((attached, descriptors)) => Outgoing { id, answer: Ok(Answer::Attached(attached)), descriptors },
+            Err(error) => Outgoing { id, answer: Err(error), descriptors: Vec::new() },
+        });
     }
 
     fn note(&mut self, id: VmId, saved: Result<(), StoreError>) {

@@ -2,12 +2,13 @@
 //!
 //! [`table`] decides, and does nothing itself, so that it can be tested whole. [`executor`] does what it wants done:
 //! [`machine`] is a task for each machine, [`store`] what the next daemon has to know, [`open`] how files of tenants are
-//! opened. [`roles`] is about the daemon's other processes, and [`control`] is one of them.
+//! opened, [`consoles`] what clients of a console get. [`roles`] is about the daemon's other processes, and [`control`] is one of them.
 
 #![deny(unsafe_code)]
 
 pub mod arguments;
 mod blueprint;
+pub mod consoles;
 pub mod control;
 pub mod daemon;
 pub mod executor;

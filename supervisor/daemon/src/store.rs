@@ -5,11 +5,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, FlockOperation, Mode, flock, mknodat};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags, flock, mknodat};
 use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use stockade_api::VmId;
+use stockade_api::{ConsoleAccess, VmId};
 
 use crate::paths::Paths;
 use crate::table::{Ids, Record};
@@ -29,6 +29,15 @@ pub struct StoreError {
 pub struct Store {
     paths: Paths,
     _lock: File,
+}
+
+/// A console as a client has it.
+#[derive(Debug)]
+pub struct ClientConsole {
+    /// The ring, to be read.
+    pub ring: File,
+    /// What is typed, if the client may: a fifo that never makes its writer wait.
+    pub input: Option<File>,
 }
 
 impl Store {
@@ -156,6 +165,28 @@ impl Store {
         // Open for writing too, so that it does not end when nobody types.
         let input = File::options().read(true).write(true).open(&path).map_err(failed)?;
         Ok((ring, input))
+    }
+
+    /// A console for a client, made if the virtual machine was never started.
+    ///
+    /// # Errors
+    /// As opening files.
+    pub fn console_for_client(&self, id: VmId, access: ConsoleAccess) -> Result<ClientConsole, StoreError> {
+        drop(self.console(id)?);
+        let path = self.paths.console(id);
+        let ring = File::open(&path).map_err(|source| StoreError { action: "open", path, source })?;
+        let path = self.paths.console_input(id);
+        // Open for reading too, so that what is typed waits for a guest that starts again.
+        let mut options = File::options();
+        options.read(true).write(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+        let input = match access {
+            ConsoleAccess::Read => None,
+            ConsoleAccess::Write => {
+                let opened = options.open(&path);
+                Some(opened.map_err(|source| StoreError { action: "open", path, source })?)
+            }
+        };
+        Ok(ClientConsole { ring, input })
     }
 }
 

@@ -20,7 +20,7 @@ use crate::config::descriptor;
 use crate::request::VmName;
 
 /// Console output that is kept.
-const CONSOLE_RING_BYTES: u32 = 256 * 1024;
+pub const CONSOLE_RING_BYTES: u32 = 256 * 1024;
 
 /// The machine's part of a start, as it grows.
 pub(super) struct Handover {

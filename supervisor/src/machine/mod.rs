@@ -40,6 +40,7 @@ use warden::WardenLink;
 
 use crate::text::printable;
 
+pub use handover::CONSOLE_RING_BYTES;
 pub use status::{MachineEnd, Status};
 
 /// How long a dead vmm's last words may be on their way.

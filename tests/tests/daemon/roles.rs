@@ -9,7 +9,7 @@ use stockade_tests::{guest, process, test, wait_for};
 
 use crate::daemon::{Daemon, NEEDS, configuration};
 
-fn control(daemon: &Daemon) -> i32 {
+pub fn control(daemon: &Daemon) -> i32 {
     wait_for("control", || {
         process::children(daemon.pid()).into_iter().find(|pid| {
             let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();

@@ -125,6 +125,7 @@ fn exit_code(code: ErrorCode) -> u8 {
         | Code::UnknownPath
         | Code::MethodNotAllowed
         | Code::UnsupportedMediaType
+        | Code::UpgradeRequired
         | Code::RequestTimeout => exit::FAILED,
         Code::NotFound | Code::TemplateNotFound => exit::NOT_FOUND,
         Code::NotPermitted => exit::NOT_PERMITTED,
@@ -136,6 +137,7 @@ fn exit_code(code: ErrorCode) -> u8 {
         | Code::Ended
         | Code::Exists
         | Code::FileInUse
+        | Code::ConsoleInUse
         | Code::ResourceInUse => exit::IN_THE_WAY,
         Code::RestartedTooQuickly
         | Code::QuotaExceeded

@@ -2,21 +2,25 @@
 //!
 //! It knows states, owners, root's privileges and events as the daemon does. It opens no file, so that every absolute
 //! path will do. Whatever is asked of a virtual machine called `fail.CODE` fails with that code, `fail.not_enough_memory`
-//! for instance; an instance of it as well.
+//! for instance; an instance of it as well. What is typed at a console is written to it again.
 
+mod console;
 mod server;
 mod state;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use stockade_api::{
-    Answer, Error, ErrorCode, EventPage, ExitCause, Request, StopMode, Version, VmId, VmReference, VmState,
+    Answer, Error, ErrorCode, EventPage, ExitCause, Request, StopMode, Target, Version, VmId, VmReference, VmState,
 };
 use tokio::sync::Notify;
 
-use crate::backend::{Backend, Reception};
+use crate::backend::{Attachment, Backend, Reception};
+use console::Console;
 pub use server::Server;
 use state::State;
 
@@ -38,13 +42,14 @@ pub struct Fake {
     settings: Settings,
     state: RefCell<State>,
     changed: Notify,
+    consoles: RefCell<BTreeMap<VmId, Console>>,
 }
 
 impl Fake {
     /// A daemon that has just been started.
     pub fn new(settings: Settings) -> Self {
         let state = RefCell::new(State::new(&settings.configured));
-        Self { settings, state, changed: Notify::new() }
+        Self { settings, state, changed: Notify::new(), consoles: RefCell::default() }
     }
 
     /// Does something to the state, and wakes who waits for a change of it.
@@ -104,6 +109,24 @@ impl Backend for Fake {
     /// The user.
     type Caller = u32;
 
+    async fn attach(&self, caller: &u32, vm: VmReference, target: Target) -> Result<Attachment, Error> {
+        if let Some(error) = &self.settings.broken {
+            return Err(error.clone());
+        }
+        let Target::Console { access } = target;
+        let vm = self.state.borrow().to_console(*caller, &vm, access)?;
+        let mut consoles = self.consoles.borrow_mut();
+        let console = match consoles.entry(vm) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(
+                Console::new()
+                    .map_err(|error| Error::new(ErrorCode::Internal, format!("make a console: {error}"), ""))?,
+            ),
+        };
+        let attached = console.attach(vm, access);
+        attached.map_err(|error| Error::new(ErrorCode::Internal, format!("attach to a console: {error}"), ""))
+    }
+
     async fn ask(&self, caller: &u32, request: Request) -> Result<Answer, Error> {
         let uid = *caller;
         if let Some(error) = &self.settings.broken {
@@ -130,6 +153,7 @@ impl Backend for Fake {
                 .map(Answer::Exit)
             }
             Request::Wait { vm } => self.wait(uid, &vm).await,
+            Request::Attach { .. } => Err(Error::new(ErrorCode::Internal, "this is no question", "attach")),
             Request::Events { after } => self.events(uid, after).await,
             Request::Reload | Request::Log { .. } => root_only(uid).map(|()| Answer::Done),
             Request::Load { path } => {

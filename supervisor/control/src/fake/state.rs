@@ -6,7 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use stockade_api::event::Change;
 use stockade_api::request::{NewVm, ResetScope};
 use stockade_api::{
-    Answer, Error, ErrorCode, Event, EventPage, Exit, ExitCause, Owner, VmId, VmReference, VmState, VmSummary,
+    Answer, ConsoleAccess, Error, ErrorCode, Event, EventPage, Exit, ExitCause, Owner, VmId, VmReference, VmState,
+    VmSummary,
 };
 
 /// Machines in one answer.
@@ -220,6 +221,17 @@ impl State {
             _ => (ErrorCode::NotRunning, "start it first"),
         };
         Err(error(code, format!("{} is {}", vm.name, vm.state), remedy))
+    }
+
+    /// The machine whose console somebody wants.
+    pub(super) fn to_console(&self, uid: u32, vm: &VmReference, access: ConsoleAccess) -> Result<VmId, Error> {
+        match access {
+            ConsoleAccess::Read => self.visible(uid, vm).map(|vm| vm.id),
+            ConsoleAccess::Write if !self.visible(uid, vm)?.state.is_live() => {
+                Err(error(ErrorCode::NotRunning, format!("{vm} does not run"), "start it first"))
+            }
+            ConsoleAccess::Write => self.visible(uid, vm).map(|vm| vm.id),
+        }
     }
 
     pub(super) fn pause(&mut self, uid: u32, reference: &VmReference) -> Result<VmId, Error> {

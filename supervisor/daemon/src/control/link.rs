@@ -7,18 +7,21 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::rc::Rc;
 
-use stockade_api::{Answer, Error, ErrorCode, Request};
-use stockade_control::{Backend, Limits, Server};
+use stockade_api::{Answer, Attached, ConsoleAccess, Error, ErrorCode, Request, Target, VmReference};
+use stockade_control::{Attachment, Backend, Console, Limits, Server};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
+use super::consoles::Consoles;
 use crate::roles::channel::Channel;
 use crate::roles::frame::{Connection, FrameError, RequestNumber, ToControl, ToParent, encode};
 
 /// Messages to the parent that may wait.
 const QUEUE: usize = 64;
 
-type Waiting = HashMap<(Connection, RequestNumber), oneshot::Sender<Result<Answer, Error>>>;
+type Waiting = HashMap<(Connection, RequestNumber), oneshot::Sender<Reply>>;
+/// What came of a request, with the descriptors that come with it.
+type Reply = (Result<Answer, Error>, Vec<OwnedFd>);
 
 /// The parent.
 #[derive(Debug, Clone)]
@@ -33,6 +36,7 @@ struct Shared {
     queue: mpsc::Sender<ToParent>,
     /// For what must not wait: that something is over.
     ends: mpsc::UnboundedSender<ToParent>,
+    consoles: Rc<Consoles>,
 }
 
 /// Takes a request back whose client does not wait any more.
@@ -45,7 +49,30 @@ impl Backend for Link {
     type Caller = Connection;
 
     async fn ask(&self, connection: &Connection, body: Request) -> Result<Answer, Error> {
-        let connection = *connection;
+        self.exchange(*connection, body).await.map(|(answer, _)| answer)
+    }
+
+    async fn attach(&self, connection: &Connection, vm: VmReference, target: Target) -> Result<Attachment, Error> {
+        let (answer, descriptors) = self.exchange(*connection, Request::Attach { vm, target }).await?;
+        let mut descriptors = descriptors.into_iter();
+        match (answer, descriptors.next(), descriptors.next()) {
+            (Answer::Attached(Attached::Console { vm, ring_bytes, watch, access }), Some(ring), input) => {
+                let input = input.filter(|_| access == ConsoleAccess::Write);
+                let written = self.shared.consoles.hear_of(watch);
+                Ok(Attachment::Console(Console { vm, ring: ring.into(), ring_bytes, input, written }))
+            }
+            (Answer::Attached(Attached::Stream), Some(socket), None) => Ok(Attachment::Stream(socket)),
+            (answer, ..) => {
+                log::error!("the parent attached a client to nothing: {answer:?}");
+                Err(Error::new(ErrorCode::Internal, "the daemon attached to nothing", "look at the daemon's log"))
+            }
+        }
+    }
+}
+
+impl Link {
+    /// Asks the parent.
+    async fn exchange(&self, connection: Connection, body: Request) -> Result<(Answer, Vec<OwnedFd>), Error> {
         let request = self.shared.last_request.get();
         self.shared.last_request.set(request.wrapping_add(1));
         let gone = || Error::new(ErrorCode::Interrupted, "the daemon is going down", "try again in a while");
@@ -58,17 +85,16 @@ impl Backend for Link {
         self.shared.waiting.borrow_mut().insert(place, sender);
         let _guard = Guard { link: self, place };
         self.shared.queue.send(message).await.map_err(|_| gone())?;
-        receiver.await.unwrap_or_else(|_| Err(gone()))
+        let (answer, descriptors) = receiver.await.map_err(|_| gone())?;
+        Ok((answer?, descriptors))
     }
-}
 
-impl Link {
     /// A client has left.
     fn closed(&self, connection: Connection) {
         let _ = self.shared.ends.send(ToParent::Closed { connection });
     }
 
-    fn answered(&self, place: (Connection, RequestNumber)) -> Option<oneshot::Sender<Result<Answer, Error>>> {
+    fn answered(&self, place: (Connection, RequestNumber)) -> Option<oneshot::Sender<Reply>> {
         self.shared.waiting.borrow_mut().remove(&place)
     }
 }
@@ -84,17 +110,24 @@ impl Drop for Guard<'_> {
 
 /// Serves the clients that the parent hands over, until it is gone.
 pub(super) async fn serve(channel: Channel<ToParent, ToControl>) -> Result<(), String> {
-    channel.send(&ToParent::Ready, None).await.map_err(|error| error.to_string())?;
+    channel.send(&ToParent::Ready, &[]).await.map_err(|error| error.to_string())?;
+    let consoles = match channel.receive().await.map_err(|error| error.to_string())? {
+        (ToControl::Consoles, descriptors) => descriptors.into_iter().next().map(Consoles::new),
+        _ => None,
+    };
+    let consoles = consoles.ok_or("the parent says nothing of consoles")?;
+    let consoles = Rc::new(consoles.map_err(|error| format!("hear of consoles: {error}"))?);
     let (queue, mut requests) = mpsc::channel(QUEUE);
     let (ends, mut ended) = mpsc::unbounded_channel();
-    let shared = Shared { waiting: RefCell::default(), last_request: Cell::default(), queue, ends };
+    let shared =
+        Shared { waiting: RefCell::default(), last_request: Cell::default(), queue, ends, consoles: consoles.clone() };
     let link = Link { shared: Rc::new(shared) };
     let server = Server::new(link.clone(), Limits::default()).map_err(|error| format!("describe the API: {error}"))?;
     let server = Rc::new(server);
     let hear = async {
         loop {
-            let (message, descriptor) = channel.receive().await.map_err(|error| error.to_string())?;
-            hear(&link, &server, message, descriptor);
+            let (message, descriptors) = channel.receive().await.map_err(|error| error.to_string())?;
+            hear(&link, &server, message, descriptors);
         }
     };
     let say = async {
@@ -105,18 +138,21 @@ pub(super) async fn serve(channel: Channel<ToParent, ToControl>) -> Result<(), S
                 Some(message) = requests.recv() => message,
                 Some(message) = ended.recv() => message,
             };
-            channel.send(&message, None).await.map_err(|error| error.to_string())?;
+            channel.send(&message, &[]).await.map_err(|error| error.to_string())?;
         }
     };
     tokio::select! {
         ended = hear => ended,
         ended = say => ended,
+        error = consoles.listen() => Err(format!("hear of consoles: {error}")),
     }
 }
 
-fn hear(link: &Link, server: &Rc<Server<Link>>, message: ToControl, descriptor: Option<OwnedFd>) {
-    match (message, descriptor) {
-        (ToControl::Connection { connection }, Some(socket)) => {
+fn hear(link: &Link, server: &Rc<Server<Link>>, message: ToControl, descriptors: Vec<OwnedFd>) {
+    match message {
+        ToControl::Connection { connection } => {
+            // Frames are checked for their descriptors.
+            let Some(socket) = descriptors.into_iter().next() else { return };
             let (link, server) = (link.clone(), Rc::clone(server));
             tokio::task::spawn_local(async move {
                 match client(socket) {
@@ -126,14 +162,14 @@ fn hear(link: &Link, server: &Rc<Server<Link>>, message: ToControl, descriptor: 
                 link.closed(connection);
             });
         }
-        (ToControl::Answer { connection, request, answer }, None) => {
+        // Said once, before everything else.
+        ToControl::Consoles => {}
+        ToControl::Answer { connection, request, answer } => {
             if let Some(waiting) = link.answered((connection, request)) {
                 // One that does not wait any more is no loss.
-                let _ = waiting.send(answer);
+                let _ = waiting.send((answer, descriptors));
             }
         }
-        // Frames are checked for their descriptors.
-        (ToControl::Connection { .. }, None) | (ToControl::Answer { .. }, Some(_)) => {}
     }
 }
 

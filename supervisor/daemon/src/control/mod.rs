@@ -2,9 +2,10 @@
 //!
 //! Who I am: `stockaded` again, executed by the parent as root, and at once confined: another user, an empty root, no
 //! network, no capability, no path, and the system calls that serving sockets takes. What I hold: the channel to the
-//! parent, and the sockets of clients that it hands me. I ask the parent for what clients want; who they are, it knows
-//! better than I. [`parent`] is its side of this.
+//! parent, and the sockets of clients that it hands me, with what they are attached to. I ask the parent for what clients want; who
+//! they are, it knows better than I. [`parent`] is its side of this.
 
+mod consoles;
 mod link;
 pub mod parent;
 mod peers;
@@ -16,7 +17,7 @@ use crate::roles::frame::{ToControl, ToParent};
 use crate::roles::{Role, confine};
 
 /// This role.
-pub static ROLE: Role = Role { name: "control", filter: seccomp_filters::Role::Control, descriptors: 1024, run };
+pub static ROLE: Role = Role { name: "control", filter: seccomp_filters::Role::Control, descriptors: 4096, run };
 
 /// Serves clients until the parent is gone.
 fn run(empty: &Path) -> Result<(), String> {

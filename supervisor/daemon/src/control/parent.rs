@@ -1,6 +1,6 @@
 //! The parent's side of `control`: accepts clients without reading a byte of theirs, and passes requests and answers on.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use stockade_api::{Answer, Error};
@@ -18,13 +18,23 @@ use crate::table::{Input, RequestId};
 const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_secs(1);
 
 /// An answer on its way to a client.
-pub type Outgoing = (RequestId, Result<Answer, Error>);
+#[derive(Debug)]
+pub struct Outgoing {
+    /// To which request.
+    pub id: RequestId,
+    /// What came of it.
+    pub answer: Result<Answer, Error>,
+    /// What goes with an [`Answer::Attached`].
+    pub descriptors: Vec<OwnedFd>,
+}
+
 type ParentChannel = Channel<ToControl, ToParent>;
 
 /// Serves the clients of a listener.
 #[derive(Debug)]
 pub struct Reception<R> {
     listener: UnixListener,
+    consoles: OwnedFd,
     peers: Peers,
     inputs: UnboundedSender<Input>,
     answers: UnboundedReceiver<Outgoing>,
@@ -32,14 +42,15 @@ pub struct Reception<R> {
 }
 
 impl<R: FnOnce()> Reception<R> {
-    /// For clients at `listener`. `ready` is told once they are served for the first time.
+    /// For clients at `listener`. `consoles` tells when one was written to (see [`crate::consoles`]). `ready` is told once they are served for the first time.
     pub fn new(
         listener: UnixListener,
+        consoles: OwnedFd,
         inputs: UnboundedSender<Input>,
         answers: UnboundedReceiver<Outgoing>,
         ready: R,
     ) -> Self {
-        Self { listener, peers: Peers::default(), inputs, answers, ready: Some(ready) }
+        Self { listener, consoles, peers: Peers::default(), inputs, answers, ready: Some(ready) }
     }
 }
 
@@ -50,9 +61,12 @@ impl<R: FnOnce()> Attendant for Reception<R> {
     async fn attend(&mut self, channel: &ParentChannel) -> ChannelError {
         // Clients wait in the listener's queue until somebody can serve them.
         match channel.receive().await {
-            Ok((ToParent::Ready, None)) => {}
+            Ok((ToParent::Ready, _)) => {}
             Ok(_) => return FrameError::Malformed.into(),
             Err(error) => return error,
+        }
+        if let Err(error) = channel.send(&ToControl::Consoles, &[self.consoles.as_fd()]).await {
+            return error;
         }
         if let Some(ready) = self.ready.take() {
             ready();
@@ -65,7 +79,7 @@ impl<R: FnOnce()> Attendant for Reception<R> {
                     Ok((message, _)) => life.hear(message).await,
                     Err(error) => Err(error),
                 },
-                Some((id, answer)) = answers.recv() => life.pass_on(id, answer).await,
+                Some(outgoing) = answers.recv() => life.pass_on(outgoing).await,
                 client = listener.accept() => match client {
                     Ok((stream, _)) => life.admit(&stream).await,
                     Err(error) => {
@@ -100,7 +114,7 @@ impl Life<'_> {
         match self.peers.admit(stream) {
             Ok(Some((connection, socket))) => {
                 let message = ToControl::Connection { connection };
-                self.channel.send(&message, Some(socket.as_fd())).await
+                self.channel.send(&message, &[socket.as_fd()]).await
             }
             Ok(None) => {
                 log::warn!("a client was not let in: there are too many");
@@ -120,7 +134,7 @@ impl Life<'_> {
                 Ok((id, caller)) => {
                     let _ = self.inputs.send(Input::Request { id, caller, request: Box::new(body) });
                 }
-                Err(error) => return self.answer(connection, request, Err(error)).await,
+                Err(error) => return self.answer(connection, request, Err(error), &[]).await,
             },
             ToParent::Abandoned { connection, request } => {
                 if let Some(id) = self.peers.abandoned(connection, request) {
@@ -136,9 +150,15 @@ impl Life<'_> {
         Ok(())
     }
 
-    async fn pass_on(&mut self, id: RequestId, answer: Result<Answer, Error>) -> Result<(), ChannelError> {
+    async fn pass_on(&mut self, outgoing: Outgoing) -> Result<(), ChannelError> {
+        let Outgoing { id, answer, descriptors } = outgoing;
         let Some((connection, request)) = self.peers.answered(id) else { return Ok(()) };
-        self.answer(connection, request, answer).await
+        if matches!(answer, Ok(Answer::Attached(_)))
+            && let Err(error) = self.peers.attach(connection)
+        {
+            return self.answer(connection, request, Err(error), &[]).await;
+        }
+        self.answer(connection, request, answer, &descriptors).await
     }
 
     async fn answer(
@@ -146,7 +166,9 @@ impl Life<'_> {
         connection: Connection,
         request: RequestNumber,
         answer: Result<Answer, Error>,
+        descriptors: &[OwnedFd],
     ) -> Result<(), ChannelError> {
-        self.channel.send(&ToControl::Answer { connection, request, answer }, None).await
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        self.channel.send(&ToControl::Answer { connection, request, answer }, &descriptors).await
     }
 }

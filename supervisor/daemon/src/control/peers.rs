@@ -16,6 +16,11 @@ use crate::table::{Caller, RequestId};
 const MOST_CONNECTIONS: usize = 512;
 /// Most of one user.
 const MOST_OF_A_USER: usize = 64;
+/// Most connections of one user that are attached to something, and of all users together; root's aside.
+const MOST_STREAMS_OF_A_USER: usize = 32;
+const MOST_STREAMS: usize = 192;
+/// Most of root's.
+const MOST_STREAMS_OF_ROOT: usize = 320;
 /// Most requests of one connection that are not answered.
 const MOST_REQUESTS: usize = 16;
 /// What a client gets that waits for an answer when `control` dies. It is all that the parent ever writes to a client.
@@ -39,6 +44,16 @@ struct Peer {
     /// The same socket that `control` has.
     socket: OwnedFd,
     open: BTreeSet<RequestId>,
+    carries: Carries,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carries {
+    /// Requests and answers.
+    Requests,
+    /// What its client is attached to, or will be as soon as `control` has said so.
+    Stream,
 }
 
 impl Peers {
@@ -54,7 +69,8 @@ impl Peers {
         self.last_connection = self.last_connection.saturating_add(1);
         let socket = stream.as_fd().try_clone_to_owned()?;
         let given = socket.try_clone()?;
-        self.connections.insert(self.last_connection, Peer { caller, socket, open: BTreeSet::new() });
+        self.connections
+            .insert(self.last_connection, Peer { caller, socket, open: BTreeSet::new(), carries: Carries::Requests });
         Ok(Some((self.last_connection, given)))
     }
 
@@ -84,6 +100,29 @@ impl Peers {
         Some((connection, number))
     }
 
+    /// The client of this connection is attached to something from now on, unless there are too many.
+    pub(super) fn attach(&mut self, connection: Connection) -> Result<(), Error> {
+        let Some(uid) = self.connections.get(&connection).map(|peer| peer.caller.uid) else { return Ok(()) };
+        let streams = self.connections.values().filter(|peer| peer.carries == Carries::Stream);
+        let of_user = streams.clone().filter(|peer| peer.caller.uid == uid).count();
+        let of_others = streams.filter(|peer| peer.caller.uid != 0).count();
+        let limit = if uid == 0 { MOST_STREAMS_OF_ROOT } else { MOST_STREAMS_OF_A_USER };
+        let too_many = |whose, limit| {
+            let message = format!("{whose} have {limit} consoles and other streams open already");
+            Err(Error::new(ErrorCode::TooManyRequests, message, "close some, or try again later"))
+        };
+        if of_user >= limit {
+            return too_many("you", limit);
+        }
+        if uid != 0 && of_others >= MOST_STREAMS {
+            return too_many("all users", MOST_STREAMS);
+        }
+        if let Some(peer) = self.connections.get_mut(&connection) {
+            peer.carries = Carries::Stream;
+        }
+        Ok(())
+    }
+
     /// Nobody waits for that any more.
     pub(super) fn abandoned(&mut self, connection: Connection, number: RequestNumber) -> Option<RequestId> {
         let found = self.requests.iter().find(|(_, place)| **place == (connection, number)).map(|(id, _)| *id)?;
@@ -101,7 +140,8 @@ impl Peers {
     /// `control` is gone, and every client with it. Tells those that wait. Returns what they waited for.
     pub(super) fn interrupted(&mut self) -> Vec<RequestId> {
         for peer in std::mem::take(&mut self.connections).into_values() {
-            if !peer.open.is_empty() {
+            // Not into the bytes of a stream, which just end.
+            if !peer.open.is_empty() && peer.carries == Carries::Requests {
                 // Once, and without waiting for anybody.
                 let _ = rustix::net::send(
                     &peer.socket,
@@ -141,6 +181,7 @@ mod tests {
         assert_eq!(peers.answered(id), None);
         let (other, _) = peers.ask(connection, 6).unwrap();
         assert_eq!(peers.abandoned(connection, 6), Some(other));
+        peers.attach(connection).unwrap();
         for number in 0..16 {
             peers.ask(connection, number).unwrap();
         }

@@ -12,7 +12,7 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
-use super::frame::{Frame, FrameError, MAX_BYTES, decode, encode};
+use super::frame::{Frame, FrameError, MAX_BYTES, MAX_DESCRIPTORS, decode, encode};
 
 /// Most descriptors that are taken from the kernel with a packet; more than any frame has, so that one too many is seen.
 const MOST_DESCRIPTORS: usize = 4;
@@ -58,17 +58,17 @@ impl<Out: Frame, In: Frame> Channel<Out, In> {
         Ok(Self { socket: UnixDatagram::from_std(socket.into())?, messages: PhantomData })
     }
 
-    /// Says something, with a descriptor if it takes one.
+    /// Says something, with the descriptors that go with it.
     ///
     /// # Errors
     /// It is too long, or nobody hears it.
-    pub async fn send(&self, message: &Out, descriptor: Option<BorrowedFd<'_>>) -> Result<(), ChannelError> {
-        let given = usize::from(descriptor.is_some());
-        if message.descriptors() != given {
-            return Err(FrameError::Descriptors(message.descriptors().abs_diff(given)).into());
+    pub async fn send(&self, message: &Out, descriptors: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        let missing = message.descriptors().abs_diff(descriptors.len());
+        if missing != 0 {
+            return Err(FrameError::Descriptors(missing).into());
         }
         let bytes = encode(message)?;
-        let sent = self.socket.async_io(Interest::WRITABLE, || send(self.socket.as_fd(), &bytes, descriptor)).await;
+        let sent = self.socket.async_io(Interest::WRITABLE, || send(self.socket.as_fd(), &bytes, descriptors)).await;
         sent.map_err(ChannelError::from_io)
     }
 
@@ -76,14 +76,14 @@ impl<Out: Frame, In: Frame> Channel<Out, In> {
     ///
     /// # Errors
     /// The other end is gone, or broke the rules; nothing is to be heard after that.
-    pub async fn receive(&self) -> Result<(In, Option<OwnedFd>), ChannelError> {
+    pub async fn receive(&self) -> Result<(In, Vec<OwnedFd>), ChannelError> {
         let received = self.socket.async_io(Interest::READABLE, || receive(self.socket.as_fd())).await;
-        let (packet, mut descriptors) = received.map_err(ChannelError::from_io)?;
+        let (packet, descriptors) = received.map_err(ChannelError::from_io)?;
         if packet.is_empty() {
             return Err(ChannelError::Gone);
         }
         let message = decode(&packet, descriptors.len())?;
-        Ok((message, descriptors.pop()))
+        Ok((message, descriptors))
     }
 }
 
@@ -96,11 +96,10 @@ impl ChannelError {
     }
 }
 
-fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let descriptors: Vec<_> = descriptor.into_iter().collect();
-    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
@@ -134,6 +133,8 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
 mod tests {
     use std::fs::File;
 
+    use stockade_api::{Answer, Attached, ConsoleAccess, VmId};
+
     use super::super::frame::{ToControl, ToParent};
     use super::*;
 
@@ -146,19 +147,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_descriptor_comes_with_a_connection_alone() {
+    async fn descriptors_come_with_what_needs_them_alone() {
         let (ours, theirs) = ends();
         let null = File::open("/dev/null").unwrap();
         let connection = ToControl::Connection { connection: 3 };
-        ours.send(&connection, Some(null.as_fd())).await.unwrap();
-        let (heard, descriptor) = theirs.receive().await.unwrap();
-        assert_eq!((heard, descriptor.is_some()), (connection.clone(), true));
-        assert!(matches!(ours.send(&connection, None).await, Err(ChannelError::Frame(FrameError::Descriptors(1)))));
-        theirs.send(&ToParent::Ready, None).await.unwrap();
+        ours.send(&connection, &[null.as_fd()]).await.unwrap();
+        let (heard, descriptors) = theirs.receive().await.unwrap();
+        assert_eq!((heard, descriptors.len()), (connection.clone(), 1));
+        assert!(matches!(ours.send(&connection, &[]).await, Err(ChannelError::Frame(FrameError::Descriptors(1)))));
+        let access = ConsoleAccess::Write;
+        let console = Attached::Console { vm: VmId(1), ring_bytes: 1, watch: 1, access };
+        let attached = ToControl::Answer { connection: 3, request: 1, answer: Ok(Answer::Attached(console)) };
+        assert!(matches!(
+            ours.send(&attached, &[null.as_fd()]).await,
+            Err(ChannelError::Frame(FrameError::Descriptors(1)))
+        ));
+        ours.send(&attached, &[null.as_fd(), null.as_fd()]).await.unwrap();
+        let (heard, descriptors) = theirs.receive().await.unwrap();
+        assert_eq!((heard, descriptors.len()), (attached, 2));
+        theirs.send(&ToParent::Ready, &[]).await.unwrap();
         assert_eq!(ours.receive().await.unwrap().0, ToParent::Ready);
         drop(theirs);
         assert!(matches!(ours.receive().await, Err(ChannelError::Gone)));
-        assert!(matches!(ours.send(&connection, Some(null.as_fd())).await, Err(ChannelError::Gone)));
+        assert!(matches!(ours.send(&connection, &[null.as_fd()]).await, Err(ChannelError::Gone)));
     }
 
     #[tokio::test]

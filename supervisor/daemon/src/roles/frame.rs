@@ -5,8 +5,11 @@
 //! | 0 | [`VERSION`] |
 //! | 1.. | one [`ToControl`] or [`ToParent`] in postcard's encoding, filling the packet exactly |
 //!
-//! A descriptor comes with [`ToControl::Connection`], and with nothing else. A frame that is longer than
-//! [`MAX_BYTES`], does not decode, has bytes left over, or has a descriptor too many or too few ends the channel.
+//! A descriptor comes with [`ToControl::Consoles`] and [`ToControl::Connection`], and with an [`Answer::Attached`] as many as [`Attached::descriptors`]
+//! says; with nothing else. A frame that is longer than [`MAX_BYTES`], does not decode, has bytes left over, or has a
+//! descriptor too many or too few ends the channel.
+//!
+//! [`Attached::descriptors`]: stockade_api::Attached::descriptors
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -14,6 +17,8 @@ use stockade_api::{Answer, Error, Request};
 
 /// Version of the frames. Both sides are one program, so it only differs if something is badly wrong.
 pub const VERSION: u8 = 1;
+/// Most descriptors of a frame.
+pub const MAX_DESCRIPTORS: usize = 2;
 /// Most bytes of a frame.
 pub const MAX_BYTES: usize = 128 * 1024;
 
@@ -25,6 +30,8 @@ pub type RequestNumber = u64;
 /// From the parent to `control`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToControl {
+    /// What tells of consoles that were written to (inotify(7)) is attached. The first frame, once.
+    Consoles,
     /// A client has connected. Its socket is attached.
     Connection {
         /// Its number from now on.
@@ -77,7 +84,11 @@ pub trait Frame: Serialize + DeserializeOwned {
 
 impl Frame for ToControl {
     fn descriptors(&self) -> usize {
-        usize::from(matches!(self, Self::Connection { .. }))
+        match self {
+            Self::Consoles | Self::Connection { .. } => 1,
+            Self::Answer { answer: Ok(Answer::Attached(attached)), .. } => attached.descriptors(),
+            Self::Answer { .. } => 0,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What can happen, and what is to be done about it.
 
-use stockade_api::{Answer, Error, ExitCause, Request, Verbosity, VmId};
+use stockade_api::{Answer, Error, ExitCause, Request, Target, Verbosity, VmId};
 use stockade_config::Config;
 
 use super::ids::Ids;
@@ -133,6 +133,15 @@ pub enum Effect {
     },
     /// Log this much from now on.
     Log(Verbosity),
+    /// Attach the client of this request, which is answered by that, to something of a virtual machine.
+    Attach {
+        /// Which request.
+        id: RequestId,
+        /// To which virtual machine.
+        vm: VmId,
+        /// To what of it.
+        target: Target,
+    },
     /// Answer a request.
     Answer {
         /// Which.

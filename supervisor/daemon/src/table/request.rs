@@ -1,6 +1,8 @@
 //! Requests of clients: whether they may, whether it makes sense now, and what is to be done.
 
-use stockade_api::{Answer, Error, ErrorCode, Request, ResetScope, StopMode, Version, VmId, VmReference, VmState};
+use stockade_api::{
+    Answer, ConsoleAccess, Error, ErrorCode, Request, ResetScope, StopMode, Target, Version, VmId, VmReference, VmState,
+};
 use stockade_config::model::VmName;
 
 use super::effect::{Effect, RequestId};
@@ -27,6 +29,7 @@ impl Table {
                 let visible = self.config.globals.status_visible;
                 self.log.ask(id, caller, after, visible).transpose().map(|page| page.map(Answer::Events))
             }
+            Request::Attach { vm, target } => self.attach(id, caller, &vm, target),
             Request::Reload => self.administer(caller, |table| table.read_configuration(id, None)),
             Request::Load { path } => self.administer(caller, |table| table.read_configuration(id, Some(path))),
             Request::Reset { what: ResetScope::All | ResetScope::Vms } => {
@@ -155,6 +158,23 @@ impl Table {
             return Ok(self.await_on(id, request, Awaited::End));
         }
         Ok(Some(Answer::Exit(record.last_exit.clone())))
+    }
+
+    fn attach(
+        &mut self,
+        request: RequestId,
+        caller: &Caller,
+        vm: &VmReference,
+        target: Target,
+    ) -> Result<Option<Answer>, Error> {
+        let record = self.find_for(caller, Verb::Console, vm)?;
+        let (vm, at_work) = (record.id, record.state.is_live() || record.state == VmState::Waiting);
+        match target {
+            Target::Console { access: ConsoleAccess::Write } if !at_work => return Err(not_running(record)),
+            Target::Console { .. } => {}
+        }
+        self.effect(Effect::Attach { id: request, vm, target });
+        Ok(None)
     }
 
     fn pause(&mut self, request: RequestId, caller: &Caller, vm: &VmReference) -> Result<Option<Answer>, Error> {

@@ -13,6 +13,7 @@ use anstream::adapter::StripBytes;
 use stockade_api::ErrorCode;
 use stockade_client::{Client, ClientError};
 use stockade_jailer::console::read_after;
+use stockade_supervisor::machine::CONSOLE_RING_BYTES;
 use stockade_supervisor::machine::state::State;
 
 use super::output::{Outcome, failed};
@@ -35,7 +36,8 @@ pub async fn logs(arguments: &LogsArguments, client: &Client) -> Outcome {
     let mut after = console.beginning(arguments.lines)?;
     let mut quiet = 0;
     loop {
-        let piece = read_after(&console.file, after, PIECE_BYTES).map_err(|error| console.unreadable(&error))?;
+        let piece = read_after(&console.file, CONSOLE_RING_BYTES, after, PIECE_BYTES)
+            .map_err(|error| console.unreadable(&error))?;
         after = piece.next;
         page.write(&piece.bytes).map_err(failed)?;
         if !piece.bytes.is_empty() {
@@ -110,7 +112,7 @@ impl Console {
     /// The cursor before the last `lines`, or before everything.
     fn beginning(&self, lines: Option<usize>) -> Result<u64, Failure> {
         let Some(lines) = lines else { return Ok(0) };
-        let all = read_after(&self.file, 0, usize::MAX).map_err(|error| self.unreadable(&error))?;
+        let all = read_after(&self.file, CONSOLE_RING_BYTES, 0, usize::MAX).map_err(|error| self.unreadable(&error))?;
         let text = all.bytes.strip_suffix(b"\n").unwrap_or(&all.bytes);
         let newlines = text.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
         let skipped = match lines.checked_sub(1) {

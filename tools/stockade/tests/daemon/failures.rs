@@ -16,7 +16,7 @@ fn expected(code: ErrorCode) -> i32 {
         // Of start, which is what is asked for here.
         Code::AlreadyRunning => 6,
         Code::NotRunning | Code::AlreadyPaused | Code::NotPaused | Code::Stopping | Code::Ended => 7,
-        Code::Exists | Code::FileInUse | Code::ResourceInUse => 7,
+        Code::Exists | Code::FileInUse | Code::ResourceInUse | Code::ConsoleInUse => 7,
         Code::RestartedTooQuickly | Code::QuotaExceeded | Code::NotEnoughMemory | Code::NotEnoughCpus => 8,
         Code::IdsExhausted | Code::TooManyRequests => 8,
         Code::Unsupported => 9,
@@ -25,7 +25,7 @@ fn expected(code: ErrorCode) -> i32 {
         Code::BodyTooLarge | Code::HeadTooLarge => 10,
         Code::ShuttingDown => 11,
         Code::Interrupted => 12,
-        Code::StartFailed | Code::VmmFailed | Code::Internal => 1,
+        Code::StartFailed | Code::VmmFailed | Code::Internal | Code::UpgradeRequired => 1,
         Code::UnknownPath | Code::MethodNotAllowed | Code::UnsupportedMediaType | Code::RequestTimeout => 1,
     }
 }

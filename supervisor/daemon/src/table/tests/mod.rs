@@ -9,7 +9,7 @@ mod recovery;
 
 use std::path::PathBuf;
 
-use stockade_api::{Answer, Error, ExitCause, Request, StopMode, VmId, VmReference, VmState};
+use stockade_api::{Answer, ConsoleAccess, Error, ExitCause, Request, StopMode, Target, VmId, VmReference, VmState};
 use stockade_config::Config;
 use stockade_config::model::{Boot, Definition, Owner, StartPolicy, Vm};
 
@@ -139,6 +139,7 @@ impl Play {
             Effect::Resume { .. } => Some("resume"),
             Effect::Configure { .. } => Some("configure"),
             Effect::Log(_) => Some("log"),
+            Effect::Attach { .. } => Some("attach"),
             Effect::Exit => Some("exit"),
             Effect::Answer { .. } => None,
         });
@@ -166,6 +167,10 @@ fn wait() -> Request {
 
 fn pause() -> Request {
     Request::Pause { vm: named("vm") }
+}
+
+fn console(access: ConsoleAccess) -> Request {
+    Request::Attach { vm: named("vm"), target: Target::Console { access } }
 }
 
 fn unpause() -> Request {

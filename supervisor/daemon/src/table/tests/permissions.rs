@@ -60,7 +60,16 @@ fn a_template_says_who_may_make_instances() {
 #[test]
 fn what_somebody_may_not_see_does_not_exist() {
     let mut play = Play::running();
-    let requests = [start(), stop(StopMode::Force), wait(), pause(), unpause(), Request::Show { vm: named("vm") }];
+    let requests = [
+        start(),
+        stop(StopMode::Force),
+        wait(),
+        pause(),
+        unpause(),
+        console(ConsoleAccess::Read),
+        console(ConsoleAccess::Write),
+        Request::Show { vm: named("vm") },
+    ];
     for request in requests {
         let request = play.request(caller(7, &[]), request);
         assert_eq!(play.answer(request).unwrap_err().code, stockade_api::ErrorCode::NotFound);
@@ -80,4 +89,19 @@ fn what_somebody_may_not_see_does_not_exist() {
     assert!(play.answer(seen).is_ok());
     let denied = play.request(caller(7, &[]), stop(StopMode::Force));
     assert_eq!(play.answer(denied).unwrap_err().code, stockade_api::ErrorCode::NotPermitted);
+}
+
+#[test]
+fn a_console_is_typed_at_while_there_is_a_guest_and_read_at_any_time() {
+    let mut play = Play::running();
+    play.request(caller(OWNER, &[]), console(ConsoleAccess::Write));
+    play.request(caller(OWNER, &[]), console(ConsoleAccess::Read));
+    assert_eq!(play.acts(), ["attach", "attach"]);
+    play.ask(stop(StopMode::Force));
+    play.ends(ExitCause::Failed);
+    play.acts();
+    let typing = play.ask(console(ConsoleAccess::Write));
+    assert_eq!(play.answer(typing).unwrap_err().code, stockade_api::ErrorCode::NotRunning);
+    play.ask(console(ConsoleAccess::Read));
+    assert_eq!(play.acts(), ["attach"]);
 }
