@@ -24,11 +24,12 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{execveat, sethostname, setsid};
-use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{CapabilitySet, Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use stockade_confinement::{Expectation, MOST_DESCRIPTORS};
 
 use crate::cgroup::Cgroup;
 use crate::error::{JailError, Step};
+use crate::mount_namespace::Mounts;
 use crate::plan::{Authority, Layer, NamespaceKind, Plan};
 use crate::warden::LayerReport;
 use crate::{mount_namespace, sys, unveil};
@@ -66,6 +67,7 @@ const NAMESPACES: [(NamespaceKind, CloneFlags); 5] = [
 pub struct Jail<'a, State> {
     plan: &'a Plan,
     reports: Vec<LayerReport>,
+    mounts: Mounts,
     state: PhantomData<State>,
 }
 
@@ -83,14 +85,14 @@ impl<'a, State> Jail<'a, State> {
     }
 
     fn next<Next>(self) -> Jail<'a, Next> {
-        Jail { plan: self.plan, reports: self.reports, state: PhantomData }
+        Jail { plan: self.plan, reports: self.reports, mounts: self.mounts, state: PhantomData }
     }
 }
 
 impl<'a> Jail<'a, Privileged> {
     /// A process that is about to build the jail of `plan` around itself.
     pub fn new(plan: &'a Plan) -> Self {
-        Self { plan, reports: Vec::new(), state: PhantomData }
+        Self { plan, reports: Vec::new(), mounts: Mounts::OfHost, state: PhantomData }
     }
 
     /// Joins the control group, and leaves every namespace but the PID namespace that it was born in.
@@ -104,19 +106,21 @@ impl<'a> Jail<'a, Privileged> {
             cgroup.join().layer(Layer::Cgroup, "join the control group")?;
             Ok(cgroup.describe())
         })?;
+        let mut mounts = Mounts::OfHost;
         self.layer(Layer::Namespaces, |plan| {
             let made = NAMESPACES.into_iter().filter(|(kind, _)| plan.wants_namespace(*kind));
             let flags: CloneFlags = made.map(|(_, flag)| flag).collect();
             let left = match flags.contains(CloneFlags::CLONE_NEWNS) {
                 true => leave_mounts(plan, flags),
-                false => unshare(flags).map_err(io::Error::from),
+                false => unshare(flags).map(|()| Mounts::OfHost).map_err(io::Error::from),
             };
-            left.layer(Layer::Namespaces, "make namespaces")?;
+            mounts = left.layer(Layer::Namespaces, "make namespaces")?;
             if plan.wants_namespace(NamespaceKind::Uts) {
                 sethostname(&plan.id).layer(Layer::Namespaces, "set the host name")?;
             }
             Ok(describe_namespaces(plan))
         })?;
+        self.mounts = mounts;
         Ok(self.next())
     }
 }
@@ -127,13 +131,14 @@ impl<'a> Jail<'a, Isolated> {
     /// # Errors
     /// The step that failed.
     pub fn empty_root(mut self) -> Result<Jail<'a, Rooted>, JailError> {
+        let mut mounts = self.mounts;
         self.layer(Layer::Root, |plan| {
             if !plan.wants(Layer::Namespaces) {
                 // Not the host's mounts: the root needs a namespace of its own, whatever else was given up.
-                leave_mounts(plan, CloneFlags::CLONE_NEWNS).layer(Layer::Root, "make a mount namespace")?;
+                mounts = leave_mounts(plan, CloneFlags::CLONE_NEWNS).layer(Layer::Root, "make a mount namespace")?;
             }
             let root = mount_namespace::empty_root().layer(Layer::Root, "make an empty root")?;
-            mount_namespace::enter(&root).layer(Layer::Root, "change the root")?;
+            mount_namespace::enter(&root, mounts).layer(Layer::Root, "change the root")?;
             Ok("an empty tmpfs: read-only, nodev, nosuid, noexec".to_owned())
         })?;
         Ok(self.next())
@@ -249,11 +254,12 @@ fn describe_namespaces(plan: &Plan) -> String {
 }
 
 /// Those of the host are only copied for who needs them, or may not leave them otherwise.
-fn leave_mounts(plan: &Plan, flags: CloneFlags) -> io::Result<()> {
+fn leave_mounts(plan: &Plan, flags: CloneFlags) -> io::Result<Mounts> {
     if plan.wants(Layer::Root) && plan.authority == Authority::Root {
         return mount_namespace::leave(flags);
     }
-    Ok(unshare(flags)?)
+    unshare(flags)?;
+    Ok(Mounts::OfHost)
 }
 
 /// Sets the limits that vmm and warden share.
@@ -303,10 +309,9 @@ pub(crate) fn forbid_capabilities() -> io::Result<()> {
 
 /// Gives up the capabilities in use.
 pub(crate) fn give_up_capabilities() -> io::Result<()> {
-    for set in [CapSet::Effective, CapSet::Permitted] {
-        caps::clear(None, set).map_err(io::Error::other)?;
-    }
-    Ok(())
+    let (none, mut sets) = (CapabilitySet::empty(), rustix::thread::capabilities(None)?);
+    (sets.effective, sets.permitted) = (none, none);
+    Ok(rustix::thread::set_capabilities(None, sets)?)
 }
 
 /// Has the calling thread become user `uid` and group `gid`, with these groups beside.

@@ -31,4 +31,4 @@ pub mod violation;
 pub mod warden;
 pub mod watch;
 
-pub use sys::inherited;
+pub use sys::{begin, inherited};

@@ -5,9 +5,10 @@
 //!   warden under the vmm's own user id: without capabilities, with two kinds of folders to remove.
 //! - With the command line of Firecracker's jailer. I build the jail around myself, and become the vmm.
 
-use std::ffi::OsString;
+#![no_main]
+
+use std::ffi::{OsString, c_char, c_int};
 use std::path::Path;
-use std::process::ExitCode;
 
 use stockade_jailer::compatible;
 use stockade_jailer::compatible::command_line::{self, Command};
@@ -45,21 +46,29 @@ and two of its own:
                                or seccomp; or one of the namespaces: ipc-namespace, uts-namespace or
                                cgroup-namespace; may be repeated";
 
-fn main() -> ExitCode {
+/// The C library starts the program here. Rust's own start is left out: it reads `/proc/self/maps`, to be able to tell an overflow
+/// of the stack from other faults, for which the kernel takes as long as for the namespaces of a jail.
+// SAFETY: nothing else in the program has this name.
+#[unsafe(no_mangle)]
+extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
+    let result = stockade_jailer::begin().map_err(|error| format!("prepare the standard streams: {error}"));
+    match result.and_then(|()| run()) {
+        Ok(()) => 0,
+        Err(message) => {
+            eprintln!("stockade-jailer: {message}");
+            1
+        }
+    }
+}
+
+fn run() -> Result<(), String> {
     let mut arguments = std::env::args_os();
     let program = arguments.next().unwrap_or_default();
     let arguments: Vec<OsString> = arguments.collect();
-    let result = match arguments.split_first() {
+    match arguments.split_first() {
         None => Err(USAGE.to_owned()),
         Some((first, rest)) if first == SEALED => run_sealed(rest),
         Some(_) => run_compatible(&program, arguments),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("stockade-jailer: {message}");
-            ExitCode::FAILURE
-        }
     }
 }
 

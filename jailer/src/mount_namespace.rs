@@ -40,17 +40,25 @@ pub(crate) fn prepare() {
     }
 }
 
-/// Leaves the namespaces of `others`, and the mount namespace for one of one's own. What that has is an empty root, or whatever
-/// the host has. No path is worth anything then, and descriptors are as before.
+/// What a mount namespace of one's own has at first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mounts {
+    /// An empty, read-only root.
+    Empty,
+    /// Whatever the host has.
+    OfHost,
+}
+
+/// Leaves the namespaces of `others`, and the mount namespace for one of one's own. No path is worth anything then, and descriptors
+/// are as before.
 ///
 /// # Errors
 /// As unshare(2).
-pub(crate) fn leave(others: CloneFlags) -> io::Result<()> {
-    if let Ok(empty) = open() {
-        // One that can't be entered is as good as none.
-        let _ = setns(&empty, CloneFlags::CLONE_NEWNS);
-    }
-    Ok(unshare(others | CloneFlags::CLONE_NEWNS)?)
+pub(crate) fn leave(others: CloneFlags) -> io::Result<Mounts> {
+    // One that can't be entered is as good as none.
+    let entered = open().and_then(|empty| Ok(setns(&empty, CloneFlags::CLONE_NEWNS)?));
+    unshare(others | CloneFlags::CLONE_NEWNS)?;
+    Ok(if entered.is_ok() { Mounts::Empty } else { Mounts::OfHost })
 }
 
 /// Makes an empty root that is mounted nowhere yet: read-only, and without devices and programs.
@@ -70,16 +78,23 @@ pub(crate) fn empty_root() -> io::Result<OwnedFd> {
     Ok(fsmount(&file_system, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
 }
 
-/// Makes what `root` has, which is mounted nowhere yet, the root of this process, which is in a mount namespace of its own. Nothing
-/// else remains of that.
+/// Makes what `root` has, which is mounted nowhere yet, the root of this process, which is in a mount namespace of its own with
+/// these `mounts`. Of the host's nothing remains.
+///
+/// An empty root stays below it. To take that away, the kernel waits until no processor can be looking at it any more, and visits
+/// each process of the host; and whoever came to it would find nothing. No process in a jail comes to it: that takes a capability,
+/// or a descriptor of a folder outside.
 ///
 /// # Errors
-/// As move_mount(2) and pivot_root(2).
-pub(crate) fn enter(root: &OwnedFd) -> io::Result<()> {
+/// As move_mount(2), chroot(2) and pivot_root(2).
+pub(crate) fn enter(root: &OwnedFd, mounts: Mounts) -> io::Result<()> {
     // Nothing appears on the host.
     mount_change(c"/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
     move_mount(root, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     fchdir(root)?;
+    if mounts == Mounts::Empty {
+        return Ok(chroot(".")?);
+    }
     // pivot_root(2), "pivot_root(".", ".")": the old root lies on top of the new one, and is taken away.
     pivot_root(".", ".")?;
     umount2(".", MntFlags::MNT_DETACH)?;
@@ -146,6 +161,6 @@ fn empty() -> io::Result<File> {
 
 fn enter_empty_root() -> io::Result<File> {
     let namespace = File::open("/proc/self/ns/mnt")?;
-    enter(&empty_root()?)?;
+    enter(&empty_root()?, Mounts::OfHost)?;
     Ok(namespace)
 }

@@ -3,12 +3,31 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::unistd::{ForkResult, Pid, fork};
+use rustix::fs::{Mode, OFlags};
+use rustix::stdio::{stderr, stdin, stdout};
 
 /// clone3(2): `cgroup` is a descriptor of the folder that the new process is born in.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+/// What Rust's own start does for a program and this one needs: standard streams that are closed are `/dev/null`, so that nothing
+/// else is taken for them, and who writes where nobody reads is told so and lives on.
+///
+/// # Errors
+/// As open(2).
+pub fn begin() -> io::Result<()> {
+    for stream in [stdin(), stdout(), stderr()] {
+        if rustix::io::fcntl_getfd(stream).is_err() {
+            // The lowest number that is free, which is that of the stream. The vmm gets it, too.
+            let _ = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())?.into_raw_fd();
+        }
+    }
+    // SAFETY: no handler is set that could be called.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    Ok(())
+}
 
 /// Takes over a descriptor that this process inherited.
 ///
@@ -82,6 +101,13 @@ pub fn confine_mounts(mount: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the attributes are a struct mount_attr of four u64, which lives through the call, and the path is empty.
     let result = unsafe { libc::syscall(number, mount.as_raw_fd(), c"".as_ptr(), flags, attributes, size) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Has threads that are started from now on use the heap that there is, instead of one of their own, which takes the C library as
+/// long to make as a thread.
+pub fn share_heap() {
+    // SAFETY: sets a number that the C library reads when a thread needs memory. If it can't, threads have heaps of their own.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
 /// Writes the first `bytes` of one file to another. Half as long as copy_file_range(2) takes, which goes through a pipe, some pages

@@ -51,7 +51,7 @@ enum Width {
     Qword,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Operator {
     Eq,
@@ -179,17 +179,27 @@ fn write_filter(source: &mut String, role: &str, program: &[sock_filter]) -> Res
     writeln!(source, "];")
 }
 
-fn write_rules(source: &mut String, role: &str, rules: &[Promised<'_>]) -> Result<(), std::fmt::Error> {
-    writeln!(source, "pub(super) const {}: &[Rule] = &[", constant(role))?;
+/// As text, whose form `src/rules.rs` describes.
+fn write_rules(source: &mut String, role: &str, rules: &[Promised<'_>]) -> Result<(), Box<dyn Error>> {
+    let mut text = String::new();
     for Promised { promise, rule: Rule { syscall, comment, args } } in rules {
-        writeln!(source, "    Rule {{ promise: {promise:?}, call: {syscall:?}, reason: {comment:?}, conditions: &[")?;
+        let mut words = vec![(*promise).to_owned(), syscall.clone(), comment.clone()];
         for Condition { index, width, op, val, comment } in args {
-            let fields = format!("width: Width::{width:?}, operator: Operator::{op:?}, value: {val}");
-            writeln!(source, "        Condition {{ argument: {index}, {fields}, meaning: {comment:?} }},")?;
+            let operator = match op {
+                Operator::Eq => "eq".to_owned(),
+                Operator::Le => "le".to_owned(),
+                Operator::MaskedEq(mask) => mask.to_string(),
+            };
+            let width = format!("{width:?}").to_lowercase();
+            words.extend([index.to_string(), width, operator, val.to_string(), comment.clone()]);
         }
-        writeln!(source, "    ] }},")?;
+        if words.iter().any(|word| word.contains(['\t', '\n'])) {
+            return Err(format!("role {role:?}: a tab or a new line in {words:?}").into());
+        }
+        text.push_str(&words.join("\t"));
+        text.push('\n');
     }
-    writeln!(source, "];")
+    Ok(writeln!(source, "pub(super) const {}: &str = {text:?};", constant(role))?)
 }
 
 fn write_unused(

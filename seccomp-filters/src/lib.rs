@@ -124,7 +124,7 @@ impl Role {
     }
 
     /// The rules that its filter was compiled from.
-    pub const fn rules(self) -> &'static [rules::Rule] {
+    pub fn rules(self) -> &'static [rules::Rule] {
         rules::of(self)
     }
 }

@@ -118,7 +118,7 @@ fn every_condition_is_decided() {
             let mut right = [0; 6];
             rule.conditions.iter().for_each(|condition| right[condition.argument] = condition.value);
             agree(role, &reference, number, &right);
-            for condition in rule.conditions {
+            for condition in &rule.conditions {
                 let wanted = right[condition.argument];
                 let bits = (0..u64::BITS).map(|bit| wanted ^ 1 << bit);
                 for other in bits.chain([wanted.wrapping_add(1), wanted.wrapping_sub(1)]) {

@@ -1,7 +1,8 @@
 //! The device nodes of a jail.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, chownat, makedev, mknodat};
@@ -55,10 +56,9 @@ fn make_one(
     undo: &mut Undo,
 ) -> Result<(OwnedFd, Use), TreeError> {
     let name = OsStr::new(device.name);
-    folder.clear(name)?;
     let number = makedev(device.major, device.minor);
-    folder.named(name, mknodat(folder, name, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, number))?;
-    folder.made(name, undo);
+    let make = || mknodat(folder, name, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, number);
+    folder.make(name, make, undo)?;
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     folder.named(name, chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW))?;
     Ok((folder.open_path(name)?, device.used))
@@ -66,7 +66,9 @@ fn make_one(
 
 /// Minor number of `/dev/userfaultfd`, which is not the same everywhere, if the kernel has it.
 fn page_fault_device() -> Option<u32> {
-    let devices = fs::read_to_string("/proc/misc").ok()?;
+    // Room for all of it, as the kernel writes it anew for each part that is read.
+    let mut devices = String::with_capacity(4096);
+    File::open("/proc/misc").ok()?.read_to_string(&mut devices).ok()?;
     minor_number(&devices, "userfaultfd")
 }
 

@@ -73,7 +73,16 @@ impl Executable {
     /// # Errors
     /// It may not be executed.
     pub fn open(path: &Path) -> Result<Self, ExecutableError> {
-        let path = fs::canonicalize(path)?;
+        match Self::open_without_links(path) {
+            Err(ExecutableError::Open(_)) => Self::open_without_links(&fs::canonicalize(path)?),
+            opened => opened,
+        }
+    }
+
+    fn open_without_links(path: &Path) -> Result<Self, ExecutableError> {
+        if !path.is_absolute() || path.components().any(|component| component == Component::ParentDir) {
+            return Err(ExecutableError::Open(io::ErrorKind::InvalidInput.into()));
+        }
         let name = path.file_name().ok_or(ExecutableError::NotAFile)?.to_owned();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut folder = openat2(CWD, "/", flags, Mode::empty(), ResolveFlags::empty()).map_err(io::Error::from)?;
@@ -89,7 +98,7 @@ impl Executable {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = File::from(open_below(&folder, &name, flags)?);
         let status = fstat(&file).map_err(io::Error::from)?;
-        check_file(&status, &path)?;
+        check_file(&status, path)?;
         check_program(&file)?;
         Ok(Self { file, name, mode: status.st_mode, group: status.st_gid })
     }

@@ -38,6 +38,7 @@ use super::process::{Vmm, now_us};
 use super::tree::{Tree, TreeError};
 use super::undo::Undo;
 use crate::error::{JailError, Step};
+use crate::mount_namespace::Mounts;
 use crate::plan::{Layer, NamespaceKind};
 use crate::{jail, mount_namespace, sys};
 
@@ -59,6 +60,7 @@ pub(super) struct Filled {
 #[derive(Debug)]
 pub(super) struct Isolated {
     view: OwnedFd,
+    mounts: Mounts,
     program: OwnedFd,
 }
 /// In its folder, with the vmm's program.
@@ -162,13 +164,13 @@ impl<'a> Jail<'a, Filled> {
                 mount_namespace::prepare();
                 mount_namespace::leave(flags)
             }
-            false => unshare(flags).map_err(io::Error::from),
+            false => unshare(flags).map(|()| Mounts::OfHost).map_err(io::Error::from),
         };
-        left.layer(Layer::Namespaces, "make namespaces")?;
+        let mounts = left.layer(Layer::Namespaces, "make namespaces")?;
         if site.arguments.wants_namespace(NamespaceKind::Uts) {
             sethostname(&site.arguments.id).layer(Layer::Namespaces, "set the host name")?;
         }
-        Ok(Jail { site, state: Isolated { view, program } })
+        Ok(Jail { site, state: Isolated { view, mounts, program } })
     }
 }
 
@@ -202,10 +204,10 @@ impl<'a> Jail<'a, Isolated> {
     /// # Errors
     /// The step that failed.
     pub(super) fn change_root(self) -> Result<Jail<'a, Rooted>, JailError> {
-        let Self { mut site, state: Isolated { view, program } } = self;
+        let Self { mut site, state: Isolated { view, mounts, program } } = self;
         write_pid_file(&mut site).step("write the pid file")?;
         if site.wants(Layer::Root) {
-            mount_namespace::enter(&view).layer(Layer::Root, "change the root")?;
+            mount_namespace::enter(&view, mounts).layer(Layer::Root, "change the root")?;
         }
         Ok(Jail { site, state: Rooted(program) })
     }
@@ -241,7 +243,7 @@ impl<'a> Jail<'a, Rooted> {
         let (uid, gid) = owner(site.arguments);
         let Folders { root, dev, net, run } = &site.folders;
         for folder in [net, dev, run, root] {
-            folder.give(uid, gid).step(format!("give the jail's folders to --uid {uid} and --gid {gid}"))?;
+            folder.release(uid, gid).step(format!("give the jail's folders to --uid {uid} and --gid {gid}"))?;
         }
         Ok(Jail { site, state: Limited(program, veil) })
     }

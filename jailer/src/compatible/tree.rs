@@ -66,12 +66,10 @@ pub struct Tree {
 impl Tree {
     /// Opens the folder of all jails, which is the operator's: links on the way to it are followed.
     pub(super) fn base(path: &Path) -> Result<Self, TreeError> {
-        let fail = |source: io::Error| TreeError { path: path.to_owned(), reason: Reason::System(source) };
-        let path = path.canonicalize().map_err(fail)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let opened = openat2(CWD, &path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
-        let descriptor = Arc::new(opened.map_err(|errno| fail(errno.into()))?);
-        Ok(Self { descriptor, path })
+        let opened = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS);
+        let fail = |errno: Errno| TreeError { path: path.to_owned(), reason: Reason::System(errno.into()) };
+        Ok(Self { descriptor: Arc::new(opened.map_err(fail)?), path: path.to_owned() })
     }
 
     /// Makes sure that a vmm can open a device in it.
@@ -104,30 +102,50 @@ impl Tree {
         let tree = self.open_or_make(name, OF_THE_JAIL, undo)?;
         let before = tree.done(fstat(&*tree.descriptor))?;
         let (owner, group) = (Uid::from_raw(before.st_uid), Gid::from_raw(before.st_gid));
-        undo.add(Made::Owner(tree.descriptor.clone(), owner, group, Mode::from_raw_mode(before.st_mode & 0o7777)));
-        tree.give(0, 0)?;
+        let mode = Mode::from_raw_mode(before.st_mode & 0o7777);
+        undo.add(Made::Owner(tree.descriptor.clone(), owner, group, mode));
+        if (owner, group, mode) != (Uid::ROOT, Gid::ROOT, OF_THE_JAIL) {
+            // The owner first: who loses a folder must not set its mode any more.
+            tree.release(0, 0)?;
+            tree.done(fchmod(&*tree.descriptor, OF_THE_JAIL))?;
+        }
         Ok(tree)
     }
 
-    /// Gives it to a user, who alone has rights to it.
-    pub(super) fn give(&self, uid: u32, gid: u32) -> Result<(), TreeError> {
-        // The owner first: who loses a folder must not set its mode any more.
-        self.done(fchown(&*self.descriptor, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?;
-        self.done(fchmod(&*self.descriptor, OF_THE_JAIL))
+    /// Gives a folder that is held to a user, who alone has rights to it from now on.
+    pub(super) fn release(&self, uid: u32, gid: u32) -> Result<(), TreeError> {
+        self.done(fchown(&*self.descriptor, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))
     }
 
     /// Makes the file `name` in a folder that is held. What had this name goes, wherever it leads to.
     pub(super) fn create(&self, name: &OsStr, mode: Mode, undo: &mut Undo) -> Result<File, TreeError> {
-        self.clear(name)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = self.named(name, openat2(&*self.descriptor, name, flags, Mode::RUSR | Mode::WUSR, beneath()))?;
-        self.made(name, undo);
+        let create = || openat2(&*self.descriptor, name, flags, Mode::RUSR | Mode::WUSR, beneath());
+        let file = self.make(name, create, undo)?;
         self.named(name, fchmod(&file, mode))?;
         Ok(file.into())
     }
 
+    /// Has `make` make the file `name` in a folder that is held. What had this name goes, wherever it leads to.
+    pub(super) fn make<T>(
+        &self,
+        name: &OsStr,
+        make: impl Fn() -> Result<T, Errno>,
+        undo: &mut Undo,
+    ) -> Result<T, TreeError> {
+        let made = match make() {
+            Err(Errno::EXIST) => {
+                self.clear(name)?;
+                self.named(name, make())?
+            }
+            made => self.named(name, made)?,
+        };
+        undo.add(Made::File(self.descriptor.clone(), name.to_owned()));
+        Ok(made)
+    }
+
     /// Takes the name `name` from whatever has it, in a folder that is held.
-    pub(super) fn clear(&self, name: &OsStr) -> Result<(), TreeError> {
+    fn clear(&self, name: &OsStr) -> Result<(), TreeError> {
         let status = match statat(&*self.descriptor, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Ok(()),
             status => self.named(name, status)?,
@@ -136,11 +154,6 @@ impl Tree {
             return Err(TreeError { path: self.path.join(name), reason: Reason::Folder });
         }
         self.named(name, unlinkat(&*self.descriptor, name, AtFlags::empty()))
-    }
-
-    /// Remembers that the file `name` was made in it.
-    pub(super) fn made(&self, name: &OsStr, undo: &mut Undo) {
-        undo.add(Made::File(self.descriptor.clone(), name.to_owned()));
     }
 
     /// Opens `name` in it, as something to speak of.

@@ -14,6 +14,11 @@ use std::thread::{self, JoinHandle};
 
 use rustix::fs::{AtFlags, Gid, Mode, Uid, fchmod, fchown, unlinkat};
 
+use crate::sys;
+
+/// Stack of the thread that undoes.
+const STACK_BYTES: usize = 64 << 10;
+
 /// Something that was made.
 #[derive(Debug)]
 pub(super) enum Made {
@@ -72,7 +77,8 @@ impl Undo {
             let _ = ended.recv();
             undo(made);
         };
-        let thread = thread::Builder::new().spawn(wait_and_undo)?;
+        sys::share_heap();
+        let thread = thread::Builder::new().stack_size(STACK_BYTES).spawn(wait_and_undo)?;
         if let Err(unsent) = hand_over.send(std::mem::take(&mut self.made)) {
             self.made = unsent.0;
         }

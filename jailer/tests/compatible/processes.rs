@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use stockade_tests::process::{children, descriptors, link, status_field};
 use stockade_tests::{Need, Scratch, test, wait_for};
 
-use crate::harness::{Jail, jailer, too_many_processes};
+use crate::harness::{Jail, Running, jailer, too_many_processes};
 
 /// Ends a process that the jailer left to the reaper of orphans, which is this one.
 fn end(pid: i32) {
@@ -77,6 +77,20 @@ fn a_daemon_has_its_own_session_and_no_streams() {
         open.sort();
         assert_eq!(open, [0, 1, 2].map(|number| (number, "/dev/null".to_owned())));
         end(pid);
+    });
+}
+
+/// What the jailer opens is not to be taken for them.
+#[test]
+fn streams_that_are_closed_lead_nowhere() {
+    test(&[Need::Root], |scratch| {
+        let jail = Jail::of_tenant(scratch, "sleep");
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "exec \"$@\" <&- >&- 2>&-", "sh"]).arg(jailer()).args(jail.command().get_args());
+        let _running = Running(command.spawn().unwrap());
+        let mut open = descriptors(jail.confined());
+        open.sort();
+        assert_eq!(open, [0, 1, 2].map(|number| (number, "/dev/null".to_owned())));
     });
 }
 
