@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod connection;
+pub mod console;
 mod error;
 mod route;
 
@@ -28,6 +29,7 @@ use stockade_api::event::EventPage;
 use stockade_api::request::{NewVm, ResetScope, StopMode, Verbosity, Version};
 use stockade_api::{Exit, VmId, VmReference, VmSummary};
 
+use console::{Download, Following, Part, Stream, Typing};
 pub use error::ClientError;
 use route::Route;
 
@@ -99,6 +101,17 @@ impl Client {
     /// Waits until one does not run any more; returns how it ended.
     pub async fn wait(&self, vm: &VmReference) -> Result<Option<Exit>, ClientError> {
         self.send(Route::wait(vm)).await.map(|ended: Ended| ended.exit)
+    }
+
+    /// Becomes its console: begins after the cursor `after`, or with all that is kept if it is 0, and goes on until it does
+    /// not run any more.
+    pub async fn console(&self, vm: &VmReference, typing: Typing, after: u64) -> Result<Stream, ClientError> {
+        connection::upgrade(&self.socket, Route::console(vm, typing, after), "stockade-console").await
+    }
+
+    /// What is kept of its console, whether or not it runs.
+    pub async fn console_log(&self, vm: &VmReference, part: Part, following: Following) -> Result<Download, ClientError> {
+        connection::download(&self.socket, Route::console_log(vm, part, following)).await
     }
 
     /// Has the guest's processors stand still.

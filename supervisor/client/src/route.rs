@@ -10,6 +10,8 @@ use stockade_api::body::{Load, Log, Reset, Stop};
 use stockade_api::request::{NewVm, ResetScope, StopMode, Verbosity};
 use stockade_api::{VERSION, VmId, VmReference};
 
+use crate::console::{Following, Part, Typing};
+
 /// A request, ready to be sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Route {
@@ -18,6 +20,8 @@ pub(crate) struct Route {
     pub(crate) target: String,
     /// JSON, if there is a body.
     pub(crate) body: Option<Vec<u8>>,
+    /// What the connection is to become.
+    pub(crate) upgrade: Option<String>,
 }
 
 impl Route {
@@ -47,6 +51,24 @@ impl Route {
 
     pub(crate) fn wait(vm: &VmReference) -> Self {
         Self::post(&of(vm, "/wait"))
+    }
+
+    pub(crate) fn console(vm: &VmReference, typing: Typing, after: u64) -> Self {
+        let access = match typing {
+            Typing::Ask => "write",
+            Typing::Take => "take",
+            Typing::Never => "read",
+        };
+        Self::get(&of(vm, &format!("/console?access={access}&after={after}")))
+    }
+
+    pub(crate) fn console_log(vm: &VmReference, part: Part, following: Following) -> Self {
+        let part = match part {
+            Part::After(cursor) => format!("after={cursor}"),
+            Part::Tail(bytes) => format!("tail={bytes}"),
+        };
+        let follow = following == Following::Yes;
+        Self::get(&of(vm, &format!("/log?{part}&follow={follow}")))
     }
 
     pub(crate) fn pause(vm: &VmReference) -> Self {
@@ -82,7 +104,7 @@ impl Route {
     }
 
     fn get(target: &str) -> Self {
-        Self { method: Method::GET, target: format!("/{VERSION}/{target}"), body: None }
+        Self { method: Method::GET, target: format!("/{VERSION}/{target}"), body: None, upgrade: None }
     }
 
     fn post(target: &str) -> Self {
