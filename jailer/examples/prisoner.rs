@@ -76,6 +76,14 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
+/// PR_GET_MDWE(2const).
+fn refuses_executable_memory() -> bool {
+    const GET_MDWE: libc::c_int = 66;
+    const NONE: libc::c_ulong = 0;
+    // SAFETY: takes no pointer, and changes nothing.
+    unsafe { libc::prctl(GET_MDWE, NONE, NONE, NONE, NONE) == 1 }
+}
+
 /// How many signals came.
 static SIGNALS: AtomicU32 = AtomicU32::new(0);
 
@@ -172,6 +180,7 @@ fn report() -> Result<Value, Failure> {
         "groups": getgroups()?.len(),
         "capabilities": capabilities,
         "no_new_privs": prctl::get_no_new_privs()?,
+        "executable_memory_refused": refuses_executable_memory(),
         "securebits": rustix::thread::capabilities_secure_bits()?.bits(),
         "death_signal": prctl::get_pdeathsig()?.map(|signal| signal as i32),
         "process": getpid().as_raw(),

@@ -17,6 +17,7 @@
 //! - No core dump, no message queue, at most 8 MiB of locked memory, of which Firecracker's io_uring takes its rings, and a limit on
 //!   the processes of the user.
 //! - The jail's mounts are `nosuid` and `noexec`, and have no program: the vmm's is executed where it is installed, by descriptor.
+//! - No memory that is writable and executable, or becomes executable, from Linux 6.3 on (PR_SET_MDWE).
 //! - A launch filter, under which the vmm's own filters are.
 //! - The program is checked, with every folder on the way to it, on the descriptor that is executed: a hard link, a folder or file
 //!   that others write to, and a program that is not static are refused.

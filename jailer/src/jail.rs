@@ -146,7 +146,8 @@ impl<'a> Jail<'a, Isolated> {
 }
 
 impl<'a> Jail<'a, Rooted> {
-    /// Sets resource limits. No file can be made larger than the largest of those that the vmm inherits for writing.
+    /// Sets resource limits. No file can be made larger than the largest of those that the vmm inherits for writing. Private memory
+    /// is limited as by the control group: that counts what is used, and this what there could be. None becomes executable.
     ///
     /// # Errors
     /// The step that failed.
@@ -154,11 +155,15 @@ impl<'a> Jail<'a, Rooted> {
         self.layer(Layer::ResourceLimits, |plan| {
             set_resource_limits(plan).layer(Layer::ResourceLimits, "set resource limits")?;
             let largest = largest_writable(inherited).layer(Layer::ResourceLimits, "look at the vmm's files")?;
-            setrlimit(Resource::RLIMIT_FSIZE, largest, largest).layer(Layer::ResourceLimits, "limit files")?;
+            let memory = plan.limits.memory_bytes;
+            for (resource, limit) in [(Resource::RLIMIT_FSIZE, largest), (Resource::RLIMIT_DATA, memory)] {
+                setrlimit(resource, limit, limit).layer(Layer::ResourceLimits, "limit files and memory")?;
+            }
+            refuse_executable_memory().layer(Layer::ResourceLimits, "refuse executable memory")?;
             let processes = most_processes(plan);
             Ok(format!(
                 "no core dump, {MOST_DESCRIPTORS} descriptors, {processes} processes, no locked memory, no message queues, \
-                 no file larger than {largest} bytes"
+                 no file larger than {largest} bytes, {memory} bytes of private memory, none that becomes executable"
             ))
         })?;
         Ok(self.next())
@@ -243,6 +248,14 @@ impl Jail<'_, Unveiled> {
         let own = program.chain(without_filters).chain(confined);
         let arguments = own.chain(self.plan.arguments.iter().cloned());
         arguments.map(CString::new).collect::<Result<_, _>>().step("prepare the vmm's arguments")
+    }
+}
+
+/// What is no program is never executed, where the kernel knows how to refuse it: the filters do, too.
+pub(crate) fn refuse_executable_memory() -> io::Result<()> {
+    match sys::refuse_executable_memory() {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        result => result,
     }
 }
 

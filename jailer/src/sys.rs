@@ -178,6 +178,20 @@ pub fn lock_securebits() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Has the kernel refuse memory that is writable and executable, and that becomes executable, for ever: to this process, what it
+/// executes and what they start (PR_SET_MDWE(2const)). A kernel before Linux 6.3 can't.
+///
+/// # Errors
+/// None is known but that the kernel can't.
+pub fn refuse_executable_memory() -> io::Result<()> {
+    const SET_MDWE: libc::c_int = 65;
+    const REFUSE_EXEC_GAIN: libc::c_ulong = 1;
+    const NONE: libc::c_ulong = 0;
+    // SAFETY: takes no pointer, and all memory of this process that is executable is a program's.
+    let result = unsafe { libc::prctl(SET_MDWE, REFUSE_EXEC_GAIN, NONE, NONE, NONE) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

@@ -285,6 +285,7 @@ impl<'a> Jail<'a, Limited> {
             jail::give_up_capabilities().layer(Layer::Capabilities, "give up capabilities")?;
         }
         prctl::set_no_new_privs().step("set no_new_privs")?;
+        crate::jail::refuse_executable_memory().step("refuse executable memory")?;
         Ok(Jail { site, state: Unprivileged(program, veil) })
     }
 }

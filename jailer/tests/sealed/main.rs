@@ -41,6 +41,7 @@ fn the_vmm_finds_itself_with_nothing() {
             "groups": 0,
             "capabilities": {"effective": 0, "permitted": 0, "inheritable": 0, "bounding": 0, "ambient": 0},
             "no_new_privs": true,
+            "executable_memory_refused": true,
             "securebits": 0b1110_1011,
             "death_signal": 9,
             "process": 1,
@@ -69,6 +70,11 @@ fn the_kernel_confirms_what_is_in_force() {
     let mounts = std::fs::read_to_string(format!("/proc/{vmm}/mountinfo")).unwrap();
     assert_eq!(mounts.lines().count(), 1, "{mounts}");
     assert!(mounts.contains(" / / ro,nosuid,nodev,noexec"), "{mounts}");
+    let limits = std::fs::read_to_string(format!("/proc/{vmm}/limits")).unwrap();
+    for (limit, value) in [("Max data size", 64 << 20), ("Max msgqueue size", 0)] {
+        let line = limits.lines().find_map(|line| line.strip_prefix(limit)).unwrap();
+        assert_eq!(line.split_whitespace().next(), Some(value.to_string().as_str()), "{limit}{line}");
+    }
     for process in [vmm, warden] {
         assert_eq!(status_of(process, "Uid:"), vec![jail.uid.to_string(); 4].join(" "));
         assert_eq!(status_of(process, "NoNewPrivs:"), "1");

@@ -8,6 +8,8 @@ const STACK_BYTES: u64 = 1 << 20;
 /// A program header's length, and the type of one that is loaded.
 const HEADER_BYTES: u64 = 56;
 const LOADED: u32 = 1;
+/// Flag of a segment that is executed.
+const EXECUTABLE: u32 = 1;
 
 /// Keys of the auxiliary vector (getauxval(3)).
 mod key {
@@ -37,6 +39,7 @@ struct Segment {
     file: Range<usize>,
     address: u64,
     memory_bytes: u64,
+    is_code: bool,
 }
 
 impl Program {
@@ -58,6 +61,14 @@ impl Program {
     /// Bytes of memory that it takes, its stack included.
     pub(crate) fn bytes(&self) -> u64 {
         self.stack_at() + STACK_BYTES
+    }
+
+    /// Where in memory at `base` its code goes: first address and length, in whole pages.
+    pub(crate) fn code(&self, base: u64) -> impl Iterator<Item = (u64, u64)> {
+        self.segments.iter().filter(|segment| segment.is_code).map(move |segment| {
+            let first = segment.address - segment.address % PAGE;
+            (base + first, (segment.address + segment.memory_bytes).next_multiple_of(PAGE) - first)
+        })
     }
 
     /// What is to be written to memory at `base` and above, and where.
@@ -119,6 +130,7 @@ fn segment(file: &[u8], at: usize) -> Option<Segment> {
         file: offset..offset.checked_add(length)?,
         address: u64_at(file, at + 16)?,
         memory_bytes: u64_at(file, at + 40)?,
+        is_code: u32::from_le_bytes(*file.get(at + 4..)?.first_chunk()?) & EXECUTABLE != 0,
     })
 }
 
@@ -134,6 +146,8 @@ mod tests {
     fn this_program_is_one_and_a_text_is_none() {
         let program = Program::parse(std::fs::read("/proc/self/exe").unwrap()).unwrap();
         assert!(program.content(0).count() >= 2);
+        let is_whole = |(first, length): (u64, u64)| first % PAGE == 0 && length % PAGE == 0 && length > 0;
+        assert!(program.code(0).count() == 1 && program.code(0).all(is_whole));
         assert!(program.entry < program.stack_at());
         assert!(Program::parse(b"#!/bin/sh".to_vec()).is_none());
         assert!(Program::parse(Vec::new()).is_none());

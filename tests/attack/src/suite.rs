@@ -77,7 +77,7 @@ impl Suite {
         let attempts = serde_json::from_slice(&listed.stdout).map_err(AttackError::List)?;
         let file = std::fs::read(path_of(&prisoner)).step("read stockade-prisoner")?;
         let program = Program::parse(file).ok_or(AttackError::Takeover("stockade-prisoner is no static program"))?;
-        let folder = tempfile::Builder::new().prefix(&format!("{prefix}-")).tempdir().step("make a folder")?;
+        let folder = tempfile::Builder::new().prefix(&format!("attack-{prefix}-")).tempdir().step("make a folder")?;
         compatible::install(&path_of(&prisoner), folder.path(), PRISONER)?;
         compatible::install(&path_of(&prisoner), folder.path(), IMAGE)?;
         compatible::install(&path_of(&vmm), folder.path(), VMM)?;

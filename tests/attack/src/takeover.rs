@@ -22,9 +22,11 @@ const REST_FILTERS: i32 = 1 << 21;
 const EVERY_THREAD: u32 = 0x4000_0000;
 /// The `syscall` instruction.
 const SYSTEM_CALL: [u8; 2] = [0x0f, 0x05];
-/// `PROT_READ | PROT_WRITE | PROT_EXEC`, and `MAP_PRIVATE | MAP_ANONYMOUS`.
-const EVERYTHING: u64 = 7;
+/// `PROT_READ | PROT_WRITE`, `PROT_READ | PROT_EXEC`, `MAP_PRIVATE | MAP_ANONYMOUS`, and `MAP_FIXED`.
+const DATA: u64 = 3;
+const CODE: u64 = 5;
 const ANONYMOUS: u64 = 0x22;
+const FIXED: u64 = 0x10;
 const MMAP: u64 = 9;
 
 /// What a thread does next.
@@ -67,17 +69,10 @@ impl Thread {
 
     /// Has it run `program` up to its first trap, with its filters at rest.
     pub(crate) fn load(&self, program: &Program, arguments: &[&str]) -> Result<(), AttackError> {
-        let mut registers = ptrace::getregs(self.id).step("read registers")?;
-        // No call that was interrupted is to be made again.
-        registers.orig_rax = u64::MAX;
-        registers.rip = self.system_call()?;
-        (registers.rax, registers.rdi, registers.rsi, registers.rdx) = (MMAP, 0, program.bytes(), EVERYTHING);
-        (registers.r10, registers.r8, registers.r9) = (ANONYMOUS, u64::MAX, 0);
-        ptrace::setregs(self.id, registers).step("set registers")?;
-        self.step()?;
-        let base = ptrace::getregs(self.id).step("read registers")?.rax;
-        if base == 0 || base > u64::MAX - 4096 {
-            return Err(AttackError::Takeover("there is no memory for a program"));
+        let base = self.map(0, program.bytes(), DATA, ANONYMOUS)?;
+        // No memory is writable and executable, so that its code can be written from outside only.
+        for (first, length) in program.code(base) {
+            self.map(first, length, CODE, ANONYMOUS | FIXED)?;
         }
         for (address, bytes) in program.content(base) {
             self.memory.write_all_at(bytes, address).step("write to the memory of stockade-vmm")?;
@@ -92,6 +87,23 @@ impl Thread {
             Stop::Trap(_) => Ok(()),
             _ => Err(AttackError::Takeover("the program that was loaded ended before its attempt")),
         }
+    }
+
+    /// Has it make the system call mmap(2), and returns where the memory is.
+    fn map(&self, address: u64, length: u64, protection: u64, flags: u64) -> Result<u64, AttackError> {
+        let mut registers = ptrace::getregs(self.id).step("read registers")?;
+        // No call that was interrupted is to be made again.
+        registers.orig_rax = u64::MAX;
+        registers.rip = self.system_call()?;
+        (registers.rax, registers.rdi, registers.rsi, registers.rdx) = (MMAP, address, length, protection);
+        (registers.r10, registers.r8, registers.r9) = (flags, u64::MAX, 0);
+        ptrace::setregs(self.id, registers).step("set registers")?;
+        self.step()?;
+        let mapped = ptrace::getregs(self.id).step("read registers")?.rax;
+        if mapped == 0 || mapped > u64::MAX - 4096 {
+            return Err(AttackError::Takeover("there is no memory for a program"));
+        }
+        Ok(mapped)
     }
 
     /// Has its filters back.

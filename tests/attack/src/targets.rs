@@ -141,7 +141,7 @@ impl Targets {
 
 /// Makes the folder with files.
 fn fill_folder(name: &str, prisoner: &Path) -> Result<tempfile::TempDir, AttackError> {
-    let folder = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir().step("make a folder")?;
+    let folder = tempfile::Builder::new().prefix(&format!("attack-{name}-")).tempdir().step("make a folder")?;
     let file = |name: &str, content: &[u8], mode| -> Result<(), AttackError> {
         let path = folder.path().join(name);
         let mut file = File::create_new(&path).step("make a file")?;
