@@ -23,7 +23,7 @@
 //! and its vCPU threads 27, `open`, `connect` and `sendto` with any arguments among them.
 //!
 //! Whether a role needs what it has is measured by `tools/minimality`, which `tools/test` runs. It runs the tests of the vmm,
-//! of a panic under each role, of jails and of `stockade run` once more, with a tracer (`seccomp-recorder`, ptrace(2)) beside
+//! of a panic under each role, of jails, of the daemon and of `stockade run` once more, with a tracer (`seccomp-recorder`, ptrace(2)) beside
 //! the programs; a warden, which traces its vmm itself, is followed alone. These are the ones that are shipped, under their
 //! real filters. The tracer knows a role by the filter that a thread installs, and sees each system call before the filters
 //! do, which all that are installed have to let pass, so that one call may use a rule of the launch filter, of the main
