@@ -29,7 +29,7 @@ use stockade_confinement::{Expectation, MOST_DESCRIPTORS};
 
 use crate::cgroup::Cgroup;
 use crate::error::{JailError, Step};
-use crate::mount_namespace::Mounts;
+use crate::mount_namespace::{Maker, Mounts};
 use crate::plan::{Authority, Layer, NamespaceKind, Plan};
 use crate::warden::LayerReport;
 use crate::{mount_namespace, sys, unveil};
@@ -269,7 +269,7 @@ fn describe_namespaces(plan: &Plan) -> String {
 /// Those of the host are only copied for who needs them, or may not leave them otherwise.
 fn leave_mounts(plan: &Plan, flags: CloneFlags) -> io::Result<Mounts> {
     if plan.wants(Layer::Root) && plan.authority == Authority::Root {
-        return mount_namespace::leave(flags);
+        return mount_namespace::leave(flags, Maker::Another);
     }
     unshare(flags)?;
     Ok(Mounts::OfHost)

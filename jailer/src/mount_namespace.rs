@@ -33,11 +33,13 @@ pub const FILE: &str = "/run/stockade/mounts/empty";
 const NAMESPACE: FsType = FsType(0x6e73_6673);
 const CONFINED: MsFlags = MsFlags::MS_NODEV.union(MsFlags::MS_NOSUID).union(MsFlags::MS_NOEXEC);
 
-/// Makes the empty namespace, if there is none that [`leave`] could use. Where there can't be one, jails take longer.
-pub(crate) fn prepare() {
-    if open().is_err() {
-        let _ = make();
-    }
+/// Who makes the empty namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Maker {
+    /// This jailer, if there is none. Where there can't be one, jails take longer.
+    Own,
+    /// Another one, or nobody.
+    Another,
 }
 
 /// What a mount namespace of one's own has at first.
@@ -54,9 +56,13 @@ pub(crate) enum Mounts {
 ///
 /// # Errors
 /// As unshare(2).
-pub(crate) fn leave(others: CloneFlags) -> io::Result<Mounts> {
+pub(crate) fn leave(others: CloneFlags, maker: Maker) -> io::Result<Mounts> {
+    let empty = open().or_else(|error| match maker {
+        Maker::Own => make().and_then(|()| open()),
+        Maker::Another => Err(error),
+    });
     // One that can't be entered is as good as none.
-    let entered = open().and_then(|empty| Ok(setns(&empty, CloneFlags::CLONE_NEWNS)?));
+    let entered = empty.and_then(|empty| Ok(setns(&empty, CloneFlags::CLONE_NEWNS)?));
     unshare(others | CloneFlags::CLONE_NEWNS)?;
     Ok(if entered.is_ok() { Mounts::Empty } else { Mounts::OfHost })
 }

@@ -58,9 +58,8 @@ pub(crate) fn compile(rules: &[&Rule], architecture: TargetArch) -> Result<Vec<s
     for rule in rules {
         calls.entry(number(&rule.syscall, architecture)?).or_default().push(rule);
     }
-    let calls: Vec<_> = calls.into_iter().collect();
     let mut program = Program::default();
-    let search = program.search(&calls)?;
+    let search = program.search(&stretches(calls))?;
     let missing = program.end(ERRNO_ENOSYS);
     let is_missing = program.test(JUMP_IF_EQUAL, CLONE3, missing, search);
     let call = program.load(NUMBER, is_missing);
@@ -84,20 +83,63 @@ fn number(call: &str, architecture: TargetArch) -> Result<u32, Box<dyn Error>> {
     Ok(number.ok_or_else(|| format!("there is no system call {call} here"))?.try_into()?)
 }
 
+/// Calls of the same rules whose numbers follow each other: a single one, or several that are allowed in any case.
+struct Stretch<'a> {
+    first: u32,
+    last: u32,
+    rules: Vec<&'a Rule>,
+}
+
+impl Stretch<'_> {
+    fn is_free(&self) -> bool {
+        self.rules.iter().any(|rule| rule.args.is_empty())
+    }
+}
+
+/// In the order of their numbers. Of the rules of one call, those that only allow what another one does are left out.
+fn stretches(calls: BTreeMap<u32, Vec<&Rule>>) -> Vec<Stretch<'_>> {
+    let mut all: Vec<Stretch<'_>> = Vec::new();
+    for (number, rules) in calls {
+        let is_of_another = |rule: &&Rule| {
+            let narrows = |other: &&Rule| {
+                other.args.len() < rule.args.len()
+                    && other.args.iter().all(|condition| rule.args.iter().any(|own| same(own, condition)))
+            };
+            rules.iter().any(narrows)
+        };
+        let needed = rules.iter().copied().filter(|rule| !is_of_another(rule)).collect();
+        let next = Stretch { first: number, last: number, rules: needed };
+        match all.last_mut() {
+            Some(before) if before.last + 1 == number && before.is_free() && next.is_free() => before.last = number,
+            _ => all.push(next),
+        }
+    }
+    all
+}
+
+/// Whether two conditions are the same but for what they are called.
+fn same(one: &Condition, other: &Condition) -> bool {
+    (one.index, one.width, one.op, one.val) == (other.index, other.width, other.op, other.val)
+}
+
 /// A program, its last instruction first.
 #[derive(Default)]
 struct Program(Vec<sock_filter>);
 
 impl Program {
     /// Goes to the rules of the call whose number is loaded.
-    fn search(&mut self, calls: &[(u32, Vec<&Rule>)]) -> Result<Place, Box<dyn Error>> {
-        if let [(number, rules)] = calls {
+    fn search(&mut self, calls: &[Stretch<'_>]) -> Result<Place, Box<dyn Error>> {
+        if let [Stretch { first, last, rules }] = calls {
             let wrong = self.end(KILL_PROCESS);
             let right = self.any(rules)?;
-            return Ok(self.test(JUMP_IF_EQUAL, *number, right, wrong));
+            if first == last {
+                return Ok(self.test(JUMP_IF_EQUAL, *first, right, wrong));
+            }
+            let right = self.test(JUMP_IF_GREATER, *last, wrong, right);
+            return Ok(self.test(JUMP_IF_GREATER_OR_EQUAL, *first, right, wrong));
         }
         let (lower, upper) = calls.split_at(calls.len() / 2);
-        let Some((first, _)) = upper.first() else { return Ok(self.end(KILL_PROCESS)) };
+        let Some(Stretch { first, .. }) = upper.first() else { return Ok(self.end(KILL_PROCESS)) };
         let upper = self.search(upper)?;
         let lower = self.search(lower)?;
         Ok(self.test(JUMP_IF_GREATER_OR_EQUAL, *first, upper, lower))

@@ -38,7 +38,7 @@ use super::process::{Vmm, now_us};
 use super::tree::{Tree, TreeError};
 use super::undo::Undo;
 use crate::error::{JailError, Step};
-use crate::mount_namespace::Mounts;
+use crate::mount_namespace::{Maker, Mounts};
 use crate::plan::{Layer, NamespaceKind};
 use crate::{jail, mount_namespace, sys};
 
@@ -160,10 +160,7 @@ impl<'a> Jail<'a, Filled> {
         let own = NAMESPACES.into_iter().filter(|(kind, _)| site.arguments.wants_namespace(*kind));
         let flags = own.map(|(_, flag)| flag).collect();
         let left = match site.wants(Layer::Root) {
-            true => {
-                mount_namespace::prepare();
-                mount_namespace::leave(flags)
-            }
+            true => mount_namespace::leave(flags, Maker::Own),
             false => unshare(flags).map(|()| Mounts::OfHost).map_err(io::Error::from),
         };
         let mounts = left.layer(Layer::Namespaces, "make namespaces")?;

@@ -2,8 +2,8 @@
 //! with 300 more.
 //!
 //! All of it happens in a mount namespace of this program, so that the host never sees the mounts, and they end with it. Each
-//! jailer executes the same [`probe`], and all take turns. The folder of jails is on the same file system as
-//! that of temporary files.
+//! jailer executes the same [`probe`], and all take turns with the probe without a jailer: what a jailer takes more than that is its
+//! own time. The folder of jails is on the same file system as that of temporary files.
 
 use std::fs::{self, File, Permissions};
 use std::io::{PipeReader, Read};
@@ -45,6 +45,8 @@ pub struct Contestant {
 enum Mode {
     Chroot,
     Sealed,
+    /// No jail, and no jailer.
+    None,
 }
 
 /// What was measured.
@@ -67,6 +69,8 @@ struct Entry {
     name: String,
     /// From the first start to the last byte.
     median_ms: f64,
+    /// How much of that the jailer takes, if there is one.
+    own_ms: Option<f64>,
     rounds_ms: Vec<f64>,
 }
 
@@ -80,6 +84,7 @@ pub fn contestants(own: &Path, peer: Option<&Path>) -> Result<Vec<Contestant>, E
     if let Some(peer) = peer {
         all.push(contestant("peer, chroot jail", absolute(peer)?, Mode::Chroot));
     }
+    all.push(contestant("no jailer", PROGRAM.into(), Mode::None));
     Ok(all)
 }
 
@@ -164,10 +169,12 @@ impl<'a> Site<'a> {
                 done.push(milliseconds(self.round(contestant, at_once)?));
             }
         }
-        let entry = |(contestant, rounds_ms): (&Contestant, Vec<f64>)| Entry {
-            name: contestant.name.clone(),
-            median_ms: median(rounds_ms.clone()),
-            rounds_ms,
+        let without = times.iter().filter(|(contestant, _)| contestant.mode == Mode::None);
+        let without_ms: f64 = without.map(|(_, rounds_ms)| median(rounds_ms.clone())).sum();
+        let entry = |(contestant, rounds_ms): (&Contestant, Vec<f64>)| {
+            let median_ms = median(rounds_ms.clone());
+            let own_ms = (contestant.mode != Mode::None).then_some(median_ms - without_ms);
+            Entry { name: contestant.name.clone(), median_ms, own_ms, rounds_ms }
         };
         Ok(Cell { at_once, mounts_beside, contestants: times.into_iter().map(entry).collect() })
     }
@@ -211,6 +218,9 @@ impl<'a> Site<'a> {
             fs::create_dir(&folder).map_err(at("create", &folder))?;
             let (command, warden) = sealed::prepare_alone(&contestant.jailer, &self.program, &folder, number)?;
             return Ok((command, Some(warden)));
+        }
+        if contestant.mode == Mode::None {
+            return Ok((Command::new(&self.program), None));
         }
         let mut command = Command::new(&contestant.jailer);
         let id = format!("bench-{number}");
@@ -265,7 +275,7 @@ impl Drop for Started {
         // A warden that nobody listens to ends its vmm, and removes what was made for it.
         self.wardens.clear();
         for child in &mut self.children {
-            if self.mode == Mode::Chroot {
+            if self.mode != Mode::Sealed {
                 // Fails if it has ended already.
                 let _ = child.kill();
             }
@@ -281,25 +291,32 @@ impl Report {
     }
 }
 
-/// One row a cell; the times of each but the first are followed by how many times the first's they are.
+/// Two rows a cell; the times of each but the first are followed by how many times the first's they are.
 impl std::fmt::Display for Report {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut table = Table::new();
         table.load_preset(UTF8_HORIZONTAL_ONLY);
         let Some(first) = self.cells.first() else { return Ok(()) };
         let headings = first.contestants.iter().enumerate().flat_map(|(index, entry)| {
-            let ratio = (index > 0).then(|| "ratio".to_owned());
+            let ratio = (index > 0 && entry.own_ms.is_some()).then(|| "ratio".to_owned());
             [Some(entry.name.clone()), ratio].into_iter().flatten()
         });
         table.set_header(["median, ms".to_owned()].into_iter().chain(headings));
         for Cell { at_once, mounts_beside, contestants } in &self.cells {
-            let mut row = vec![format!("{at_once} at once, {mounts_beside} more mounts")];
-            let own = contestants.first().map_or(f64::NAN, |entry| entry.median_ms);
-            for (index, entry) in contestants.iter().enumerate() {
-                row.push(decimals(entry.median_ms));
-                row.extend((index > 0).then(|| format!("{:.2}", entry.median_ms / own)));
+            let cell = format!("{at_once} at once, {mounts_beside} more mounts");
+            for (name, time) in [
+                (format!("{cell}: all"), (|entry| Some(entry.median_ms)) as fn(&Entry) -> Option<f64>),
+                ("  the jailer's own".to_owned(), |entry| entry.own_ms),
+            ] {
+                let mut row = vec![name];
+                let first = contestants.first().and_then(time).unwrap_or(f64::NAN);
+                for (index, entry) in contestants.iter().enumerate() {
+                    row.push(time(entry).map_or_else(String::new, decimals));
+                    let ratio = time(entry).filter(|_| index > 0 && entry.own_ms.is_some());
+                    row.extend(ratio.map(|time| format!("{:.2}", time / first)));
+                }
+                table.add_row(row);
             }
-            table.add_row(row);
         }
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);

@@ -1,5 +1,6 @@
 //! A vmm that takes part, alone or in a jail, and how it is started.
 
+use std::ffi::OsStr;
 use std::fs::{File, Permissions};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
@@ -118,15 +119,25 @@ impl Contestant {
         let root = folder.join(name).join(ID).join("root");
         std::fs::create_dir_all(&root).map_err(at("create", &root))?;
         write_kernel(&root.join("kernel"))?;
-        // A jailer may refuse a program that has other names, or that others can write to; here are neither.
-        let program = folder.join("program").join(name);
-        std::fs::create_dir(folder.join("program")).map_err(at("create", folder))?;
-        std::fs::copy(&self.vmm, &program).map_err(at("copy", &self.vmm))?;
+        let program = self.installed(folder.parent().unwrap_or(folder), name)?;
         let mut command = Command::new(jailer);
         let (user, base) = (JAILED_ID.to_string(), folder);
         command.args(["--id", ID, "--uid", &user, "--gid", &user, "--exec-file"]).arg(program);
         command.arg("--chroot-base-dir").arg(base).args(["--", "--api-sock", "/api"]).args(&self.arguments);
         Ok((command, "/kernel".into(), root.join("api")))
+    }
+
+    /// The program as an operator installs it once: a jailer may refuse one that has other names, or that others can write to.
+    fn installed(&self, scratch: &Path, name: &OsStr) -> Result<PathBuf, Error> {
+        let place = scratch.join(&self.name);
+        let program = place.join(name);
+        if !place.exists() {
+            std::fs::create_dir(&place).map_err(at("create", &place))?;
+            std::fs::copy(&self.vmm, &program).map_err(at("copy", &self.vmm))?;
+            // Pages that are not on the disk yet would count as changed by whoever maps them.
+            File::open(&program).and_then(|copy| copy.sync_all()).map_err(at("write", &program))?;
+        }
+        Ok(program)
     }
 }
 
