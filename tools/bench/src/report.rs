@@ -39,11 +39,12 @@ struct Median {
 /// A figure of every round: what it is called, with its unit, and where it is.
 type Figure = (&'static str, fn(&Round) -> f64);
 
-const FIGURES: [Figure; 6] = [
+const FIGURES: [Figure; 7] = [
     ("spawn to API answer, ms", |round| milliseconds(round.api)),
     ("configure, ms", |round| milliseconds(round.configure)),
     ("start to first guest byte, ms", |round| milliseconds(round.first_byte)),
     ("total, ms", |round| milliseconds(round.total)),
+    ("pause, ms", |round| milliseconds(round.pause)),
     ("private dirty memory, KiB", |round| round.footprint.private_dirty_kib as f64),
     ("PSS, KiB", |round| round.footprint.pss_kib as f64),
 ];

@@ -37,6 +37,9 @@ pub struct Round {
     /// The three together.
     #[serde(rename = "total_us", serialize_with = "microseconds")]
     pub total: Duration,
+    /// From the request to pause the halted guest to the answer.
+    #[serde(rename = "pause_us", serialize_with = "microseconds")]
+    pub pause: Duration,
     /// Memory while the guest is halted.
     #[serde(flatten)]
     pub footprint: Footprint,
@@ -84,7 +87,11 @@ fn start(running: &mut Running, spawned: Instant, kernel: &Path) -> Result<Round
     let pid = running.vmm_pid()?;
     let footprint = footprint::measure(pid)?;
     let (filtered_threads, threads) = footprint::filtered_threads(pid)?;
+    let settled = Instant::now();
+    client.send("PATCH", "/vm", &json!({ "state": "Paused" }).to_string())?;
+    client.receive("PATCH /vm")?;
     Ok(Round {
+        pause: settled.elapsed(),
         api: answered - spawned,
         configure: configured - answered,
         first_byte: ran - configured,
