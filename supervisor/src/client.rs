@@ -71,7 +71,7 @@ impl Notices {
     }
 
     /// Waits for a signal that asks to end.
-    pub(crate) async fn stopped(&mut self) -> u8 {
+    pub async fn stopped(&mut self) -> u8 {
         loop {
             match self.next().await {
                 Notice::Signal(signal) if Self::is_stopping(signal) => return signal,

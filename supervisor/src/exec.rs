@@ -2,8 +2,7 @@
 //!
 //! The guest lives on when the command has ended. When the connection breaks off, the agent ends the command.
 
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf, split};
 
 use crate::client::Client;
 use crate::command::{CommandError, execute};
@@ -13,15 +12,15 @@ use crate::session::{Connection, SessionError};
 
 /// An agent that has greeted.
 #[derive(Debug)]
-pub struct Agent(Connection<OwnedReadHalf, OwnedWriteHalf>);
+pub struct Agent<S>(Connection<ReadHalf<S>, WriteHalf<S>>);
 
-impl Agent {
+impl<S: AsyncRead + AsyncWrite> Agent<S> {
     /// Greets the agent at the other end of `stream`, and waits until it has greeted back.
     ///
     /// # Errors
     /// There is none, or one that does not speak this protocol.
-    pub async fn greet(stream: UnixStream) -> Result<Self, SessionError> {
-        let (reader, writer) = stream.into_split();
+    pub async fn greet(stream: S) -> Result<Self, SessionError> {
+        let (reader, writer) = split(stream);
         Connection::greet(reader, writer).await.map(Self)
     }
 

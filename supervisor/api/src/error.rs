@@ -105,6 +105,10 @@ codes! {
     StartFailed = "start_failed", 500;
     /// The vmm did not do it.
     VmmFailed = "vmm_failed", 500;
+    /// No agent runs in the guest.
+    NoAgent = "no_agent", 409;
+    /// The guest's agent does not run yet; it will once the guest has booted.
+    AgentNotReady = "agent_not_ready", 503;
     /// It ended before it was done.
     Ended = "ended", 409;
     /// vm.conf can't be used; nothing was changed.

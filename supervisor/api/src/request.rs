@@ -6,6 +6,9 @@ use crate::event::EventPage;
 use crate::vm::{Exit, Owner, VmId, VmReference, VmSummary};
 use crate::whole;
 
+/// What a connection becomes that reaches a guest's agent.
+pub const AGENT_PROTOCOL: &str = "stockade-agent";
+
 /// How a virtual machine is stopped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -42,6 +45,12 @@ pub enum Request {
     Create {
         /// What it is like.
         definition: Box<NewVm>,
+    },
+    /// Makes one for a command, which ends with the connection of this request. Answered by [`Answer::Attached`] once the guest
+    /// runs, with the connection that its agent begins with.
+    Run {
+        /// What it is like.
+        definition: Box<NewRun>,
     },
     /// Stops one. Answered by [`Answer::Exit`] once it is over.
     Stop {
@@ -104,6 +113,8 @@ pub enum Target {
         /// What the caller does with it.
         access: ConsoleAccess,
     },
+    /// The guest's agent, by a connection of its own, on which nothing was said yet.
+    Agent,
 }
 
 /// What is done with a console.
@@ -130,6 +141,12 @@ pub enum Attached {
         /// What is done with it.
         access: ConsoleAccess,
     },
+    /// A connected stream socket to the vsock device, which has yet to be told to call the agent (`CONNECT`, see
+    /// `stockade_vmm`).
+    Agent {
+        /// Whether the guest is one that runs an agent once it has booted.
+        expected: bool,
+    },
     /// One connected stream socket, whose other end is the virtual machine's.
     Stream,
 }
@@ -139,7 +156,7 @@ impl Attached {
     pub const fn descriptors(&self) -> usize {
         match self {
             Self::Console { access: ConsoleAccess::Write, .. } => 2,
-            Self::Console { access: ConsoleAccess::Read, .. } | Self::Stream => 1,
+            Self::Console { access: ConsoleAccess::Read, .. } | Self::Agent { .. } | Self::Stream => 1,
         }
     }
 }

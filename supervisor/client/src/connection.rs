@@ -1,5 +1,6 @@
 //! One request and its answer over one connection.
 
+use std::io::Cursor;
 use std::path::Path;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -8,7 +9,9 @@ use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, Chain, Join};
 use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::error::ClientError;
 use crate::route::Route;
@@ -75,6 +78,17 @@ pub struct Stream {
     pub early: Bytes,
     /// How many bytes a console had before the first one that comes; 0 for other streams.
     pub cursor: u64,
+}
+
+/// The same as one thing to read and write.
+pub type Joined = Join<Chain<Cursor<Bytes>, OwnedReadHalf>, OwnedWriteHalf>;
+
+impl Stream {
+    /// What has come already, what comes, and what goes.
+    pub fn joined(self) -> Joined {
+        let (reader, writer) = self.socket.into_split();
+        tokio::io::join(Cursor::new(self.early).chain(reader), writer)
+    }
 }
 
 /// Bytes of a console, as they come.

@@ -26,9 +26,10 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use stockade_api::body::{Ended, VmPage};
 use stockade_api::event::EventPage;
-use stockade_api::request::{NewVm, ResetScope, StopMode, Verbosity, Version};
+use stockade_api::request::{AGENT_PROTOCOL, NewRun, NewVm, ResetScope, StopMode, Verbosity, Version};
 use stockade_api::{Exit, VmId, VmReference, VmSummary};
 
+pub use connection::Joined;
 use console::{Download, Following, Part, Stream, Typing};
 pub use error::ClientError;
 use route::Route;
@@ -110,7 +111,12 @@ impl Client {
     }
 
     /// What is kept of its console, whether or not it runs.
-    pub async fn console_log(&self, vm: &VmReference, part: Part, following: Following) -> Result<Download, ClientError> {
+    pub async fn console_log(
+        &self,
+        vm: &VmReference,
+        part: Part,
+        following: Following,
+    ) -> Result<Download, ClientError> {
         connection::download(&self.socket, Route::console_log(vm, part, following)).await
     }
 
@@ -122,6 +128,17 @@ impl Client {
     /// Has them go on.
     pub async fn unpause(&self, vm: &VmReference) -> Result<VmSummary, ClientError> {
         self.send(Route::unpause(vm)).await
+    }
+
+    /// A connection to the agent of a guest (see `stockade_guest_protocol`), on which nothing was said yet.
+    pub async fn exec(&self, vm: &VmReference) -> Result<Joined, ClientError> {
+        connection::upgrade(&self.socket, Route::exec(vm), AGENT_PROTOCOL).await.map(Stream::joined)
+    }
+
+    /// Makes and starts one for a command; returns the first connection of its guest's agent once the guest runs. It is ended
+    /// and gone when that is dropped.
+    pub async fn run(&self, definition: &NewRun) -> Result<Joined, ClientError> {
+        connection::upgrade(&self.socket, Route::run(definition)?, AGENT_PROTOCOL).await.map(Stream::joined)
     }
 
     /// The cursor of the last event.

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use hyper::Method;
 use serde::Serialize;
 use stockade_api::body::{Load, Log, Reset, Stop};
-use stockade_api::request::{NewVm, ResetScope, StopMode, Verbosity};
+use stockade_api::request::{NewRun, NewVm, ResetScope, StopMode, Verbosity};
 use stockade_api::{VERSION, VmId, VmReference};
 
 use crate::console::{Following, Part, Typing};
@@ -77,6 +77,14 @@ impl Route {
 
     pub(crate) fn unpause(vm: &VmReference) -> Self {
         Self::post(&of(vm, "/unpause"))
+    }
+
+    pub(crate) fn exec(vm: &VmReference) -> Self {
+        Self::post(&of(vm, "/exec"))
+    }
+
+    pub(crate) fn run(definition: &NewRun) -> serde_json::Result<Self> {
+        Self::post("run").with(definition)
     }
 
     pub(crate) fn cursor() -> Self {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use stockade_api::{Answer, Error, Request, Target, VmId, VmReference};
+use stockade_api::{Answer, Error, Request, VmId};
 use tokio::sync::Notify;
 
 /// What the server hands requests to. All of it happens in one thread.
@@ -22,11 +22,12 @@ pub trait Backend: 'static {
     /// Becomes the client's answer as it is.
     async fn ask(&self, caller: &Self::Caller, request: Request) -> Result<Answer, Error>;
 
-    /// Has `caller` attached to something of a virtual machine. The server relays what that carries.
+    /// Has `caller` attached to something of a virtual machine, as this request says ([`Request::Attach`] or [`Request::Run`]).
+    /// The server relays what that carries.
     ///
     /// # Errors
     /// Becomes the client's answer as it is.
-    async fn attach(&self, caller: &Self::Caller, vm: VmReference, target: Target) -> Result<Attachment, Error>;
+    async fn attach(&self, caller: &Self::Caller, request: Request) -> Result<Attachment, Error>;
 }
 
 /// A backend whose server accepts connections itself.

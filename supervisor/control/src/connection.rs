@@ -11,7 +11,7 @@ use hyper::body::{Body, Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use stockade_api::{Answer, Error, ErrorCode, Request, Target, VmId, VmReference};
+use stockade_api::{Answer, Error, ErrorCode, Request, VmId, VmReference};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
@@ -105,10 +105,10 @@ impl<B: Backend> Connection<B> {
     }
 
     /// Has the backend attach the client to something, unless it vanishes first.
-    pub(crate) async fn attach(&self, vm: VmReference, target: Target) -> Result<Attachment, Error> {
+    pub(crate) async fn attach(&self, request: Request) -> Result<Attachment, Error> {
         let caller = self.caller.as_ref().map_err(Error::clone)?;
         tokio::select! {
-            attached = self.service.backend.attach(caller, vm, target) => attached,
+            attached = self.service.backend.attach(caller, request) => attached,
             () = gone(&self.stream) => Err(Error::new(ErrorCode::Interrupted, "the client has gone", "")),
         }
     }

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use hyper::body::Bytes;
-use stockade_api::{ConsoleAccess, Error, Target, VmReference};
+use stockade_api::{ConsoleAccess, Error, Request, Target, VmReference};
 use stockade_jailer::console::{cursor, read_after};
 use tokio::net::unix::pipe::Sender;
 use tokio::task::yield_now;
@@ -92,8 +92,7 @@ impl Part {
 /// A connection is to become a stream.
 #[derive(Debug)]
 pub(crate) struct Attach {
-    vm: VmReference,
-    target: Target,
+    request: Request,
     part: Part,
     claim: Claim,
 }
@@ -104,7 +103,13 @@ impl Attach {
         let access = call.word(ACCESS, ACCESSES)?;
         let claim = if access == Some("take") { Claim::Take } else { Claim::Free };
         let access = if access == Some("read") { ConsoleAccess::Read } else { ConsoleAccess::Write };
-        Ok(Self { vm: call.vm()?, target: Target::Console { access }, part: Part::read(call)?, claim })
+        let request = Request::Attach { vm: call.vm()?, target: Target::Console { access } };
+        Ok(Self { request, part: Part::read(call)?, claim })
+    }
+
+    /// Reads a request for what is no console.
+    pub(crate) fn to(request: Request) -> Self {
+        Self { request, part: Part::default(), claim: Claim::Free }
     }
 
     /// Has the connection become what it is to be, after this answer.
@@ -118,7 +123,7 @@ impl Attach {
             return Err(failure::internal("this operation is no stream"));
         };
         call.expect_upgrade(protocol)?;
-        let (carried, cursor) = match connection.attach(self.vm, self.target).await? {
+        let (carried, cursor) = match connection.attach(self.request).await? {
             Attachment::Stream(socket) => (Carried::Stream(socket), None),
             Attachment::Console(console) => {
                 let wants = console.input.as_ref().map(|_| connection.writers().claim(console.vm, self.claim));
@@ -211,7 +216,7 @@ impl Log {
 
     pub(crate) async fn answer<B: Backend>(self, connection: Rc<Connection<B>>) -> Result<Reply, Error> {
         let target = Target::Console { access: ConsoleAccess::Read };
-        let Attachment::Console(console) = connection.attach(self.vm, target).await? else {
+        let Attachment::Console(console) = connection.attach(Request::Attach { vm: self.vm, target }).await? else {
             return Err(failure::internal("the daemon attached to something else than a console"));
         };
         let vm = console.vm;

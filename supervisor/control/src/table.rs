@@ -2,8 +2,8 @@
 
 use hyper::Method;
 use stockade_api::body::{self, Ended, Load, Reset, Stop, VmPage};
-use stockade_api::request::NewVm;
-use stockade_api::{ErrorCode, EventPage, Request, Version, VmId, VmSummary};
+use stockade_api::request::{AGENT_PROTOCOL, NewRun, NewVm};
+use stockade_api::{ErrorCode, EventPage, Request, Target, Version, VmId, VmSummary};
 
 use crate::console::{self, Attach, Log};
 use crate::events::{self, Follow};
@@ -181,6 +181,41 @@ pub(crate) static OPERATIONS: &[Operation] = &[
             ErrorCode::Ended,
         ],
         task: |call| Ok(Task::Ask(Request::Unpause { vm: call.vm()? })),
+    },
+    Operation {
+        method: Method::POST,
+        path: "/vms/{vm}/exec",
+        id: "reach_agent",
+        summary: "Become a connection to the agent of a guest",
+        description: "The connection carries the protocol of `stockade-agent`, by which any number of commands can be run in the guest, \
+            each with its streams. What runs by it is ended with the connection. `stockade exec` speaks it.",
+        parameters: &[VM, upgrade!(AGENT_PROTOCOL)],
+        input: Input::None,
+        output: Output::Stream(AGENT_PROTOCOL),
+        failures: &[
+            ErrorCode::NotFound,
+            ErrorCode::NotRunning,
+            ErrorCode::Stopping,
+            ErrorCode::NoAgent,
+            ErrorCode::AgentNotReady,
+            ErrorCode::VmmFailed,
+            ErrorCode::UpgradeRequired,
+        ],
+        task: |call| Ok(Task::Attach(Attach::to(Request::Attach { vm: call.vm()?, target: Target::Agent }))),
+    },
+    Operation {
+        method: Method::POST,
+        path: "/run",
+        id: "run",
+        summary: "Make a virtual machine for a command and start it",
+        description: "Anybody who may use this API may, within their quota and with files that they may open. Answered once the guest \
+            runs: the connection becomes the first one of its agent, with which the client prepares the guest and runs commands, in the \
+            protocol of `stockade-agent`. The virtual machine is ended, and gone, with this connection.",
+        parameters: &[upgrade!(AGENT_PROTOCOL)],
+        input: Input::Required(Shape::of::<NewRun>()),
+        output: Output::Stream(AGENT_PROTOCOL),
+        failures: start_failures!(InvalidName, InvalidValue, Exists, IdsExhausted, UpgradeRequired),
+        task: |call| Ok(Task::Attach(Attach::to(Request::Run { definition: Box::new(call.body::<NewRun>()?) }))),
     },
     Operation {
         method: Method::GET,

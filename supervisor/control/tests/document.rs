@@ -37,6 +37,15 @@ fn body(path: &str) -> &'static str {
 fn send(daemon: &Daemon, method: &str, path: &str, target: &str) -> Reply {
     match (method, path) {
         (_, "/v1/vms/{vm}/console") => daemon.head_of("GET", target, "Upgrade: stockade-console\r\n"),
+        (_, "/v1/vms/{vm}/exec") => daemon.head_of("POST", target, "Upgrade: stockade-agent\r\n"),
+        (_, "/v1/run") => {
+            let length = body("/v1/vms").len();
+            let headers = format!(
+                "Upgrade: stockade-agent\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{}",
+                body("/v1/vms")
+            );
+            daemon.head_of("POST", target, &headers)
+        }
         ("GET", _) => daemon.get(target),
         _ => daemon.post(target, body(path)),
     }
@@ -53,7 +62,7 @@ fn documented(operation: &Value, status: u16) -> BTreeSet<String> {
 #[test]
 fn every_operation_is_served_with_the_status_that_it_documents() {
     let operations = operations(&document());
-    assert_eq!(operations.len(), 17);
+    assert_eq!(operations.len(), 19);
     for (method, path, operation) in operations {
         let daemon = Daemon::new();
         let target = path.replace("{vm}", "web");

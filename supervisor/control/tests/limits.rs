@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
-use stockade_api::{Answer, Error, Request, Target, VmReference};
+use stockade_api::{Answer, Error, Request};
 use stockade_control::fake::Settings;
 use stockade_control::{Attachment, Backend, Limits, Reception, serve};
 use support::{Daemon, Reply, short};
@@ -126,7 +126,7 @@ impl Backend for Waiting {
         std::future::pending().await
     }
 
-    async fn attach(&self, (): &(), _: VmReference, _: Target) -> Result<Attachment, Error> {
+    async fn attach(&self, (): &(), _: Request) -> Result<Attachment, Error> {
         let _dropped = Dropped(Rc::clone(&self.dropped));
         std::future::pending().await
     }

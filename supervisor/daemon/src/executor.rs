@@ -1,14 +1,16 @@
 //! Does what the table wants done, and tells it what came of it.
 
 use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
-use stockade_api::{Answer, Error, ErrorCode, Target, Verbosity, VmId};
+use stockade_api::{Answer, Attached, Error, ErrorCode, Target, Verbosity, VmId};
 use stockade_config::host::RealHost;
 use stockade_config::{Config, Input as ConfigurationInput, Rejected};
+use stockade_supervisor::machine::request::vsock;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::consoles::Consoles;
@@ -178,6 +180,7 @@ impl Executor {
             }),
             Effect::Answer { id, answer } => (self.answers)(Outgoing { id, answer, descriptors: Vec::new() }),
             Effect::Attach { id, vm, target } => self.attach(id, vm, target),
+            Effect::GiveAgent { id, vm, generation } => self.give_agent(id, vm, generation),
             Effect::Exit => {}
         }
     }
@@ -185,7 +188,28 @@ impl Executor {
     fn attach(&mut self, id: RequestId, vm: VmId, target: Target) {
         let attached = match target {
             Target::Console { access } => self.consoles.attach(&self.workshop.store, vm, access),
+            Target::Agent => self.agent(vm),
         };
+        self.answer_attached(id, attached);
+    }
+
+    /// A connection to the vsock device of one.
+    fn agent(&self, vm: VmId) -> Result<(Attached, Vec<OwnedFd>), Error> {
+        let gone = |message: String| Error::new(ErrorCode::VmmFailed, message, "try again in a while");
+        let record = self.table.record(vm).ok_or_else(|| gone(format!("{vm} is gone")))?;
+        let folder = self.workshop.jails.machines().join(record.jail_name());
+        let socket = vsock(&folder).map_err(|error| gone(format!("reach the vsock device of {vm}: {error}")))?;
+        Ok((Attached::Agent { expected: record.runs_agent() }, vec![socket]))
+    }
+
+    /// The first connection of an agent goes to the client that has one made for it.
+    fn give_agent(&mut self, id: RequestId, vm: VmId, generation: u64) {
+        let gone = || Error::new(ErrorCode::Ended, format!("{vm} ended before its agent was there"), "");
+        let agent = self.workshop.agents.take(vm, generation).ok_or_else(gone);
+        self.answer_attached(id, agent.map(|socket| (Attached::Stream, vec![socket])));
+    }
+
+    fn answer_attached(&mut self, id: RequestId, attached: Result<(Attached, Vec<OwnedFd>), Error>) {
         (self.answers)(match attached {
             Ok((attached, descriptors)) => Outgoing { id, answer: Ok(Answer::Attached(attached)), descriptors },
             Err(error) => Outgoing { id, answer: Err(error), descriptors: Vec::new() },

@@ -7,11 +7,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use stockade_guest_protocol::{GUEST_PORT, HostMessage, VERSION, encode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+/// Name of the vsock device's socket in a machine's folder.
+const VSOCK_SOCKET: &str = "vsock.sock";
 /// Most bytes of a vmm's answer to `CONNECT`.
 const CONNECTED_BYTES: usize = 32;
 /// How long a vmm may take to answer.
@@ -67,7 +70,7 @@ pub async fn ctrl_alt_del(folder: &Path) -> Result<(), RequestError> {
 /// # Errors
 /// There is no agent.
 pub async fn power_off(folder: &Path) -> Result<(), RequestError> {
-    let mut stream = vsock(folder).await?;
+    let mut stream = limited(connect(folder, VSOCK_SOCKET)).await?;
     timeout(ANSWER_LIMIT, call_agent(&mut stream)).await.map_err(|_| RequestError::Silence)??;
     let mut frames = Vec::new();
     for message in [HostMessage::Hello { version: VERSION }, HostMessage::PowerOff] {
@@ -85,8 +88,17 @@ pub async fn power_off(folder: &Path) -> Result<(), RequestError> {
 /// # Errors
 /// There is no such socket, or nobody listens.
 async fn connect(folder: &Path, name: &str) -> io::Result<UnixStream> {
-    let socket = socket(folder, name)?;
-    UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await
+    UnixStream::from_std(connect_now(folder, name)?.into())
+}
+
+/// The same without waiting for a machine that has not taken those before this one. It does not block.
+fn connect_now(folder: &Path, name: &str) -> io::Result<OwnedFd> {
+    let named = socket(folder, name)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", named.as_raw_fd()))?;
+    rustix::net::connect(&socket, &address)?;
+    Ok(socket)
 }
 
 fn socket(folder: &Path, name: &str) -> io::Result<OwnedFd> {
@@ -99,12 +111,12 @@ fn socket(folder: &Path, name: &str) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// A connection to the machine's vsock device, on which nothing was said yet. To be called within a runtime.
+/// A connection to the machine's vsock device, on which nothing was said yet, and which does not block.
 ///
 /// # Errors
-/// The machine is gone.
-pub async fn vsock(folder: &Path) -> Result<UnixStream, RequestError> {
-    limited(connect(folder, "vsock.sock")).await
+/// The machine is gone, or takes no more.
+pub fn vsock(folder: &Path) -> io::Result<OwnedFd> {
+    connect_now(folder, VSOCK_SOCKET)
 }
 
 /// Has the vmm at the other end connect `stream` to the guest's agent, which says nothing by itself then. A guest whose kernel has
@@ -156,7 +168,7 @@ mod tests {
         assert!(connect(folder.path(), "link").await.is_err());
         assert!(connect(folder.path(), "file").await.is_err());
         assert!(connect(&folder.path().join("folder"), "other.sock").await.is_err());
-        assert!(vsock(folder.path()).await.is_ok());
+        assert!(vsock(folder.path()).is_ok());
     }
 
     #[tokio::test]

@@ -2,7 +2,6 @@
 
 use stockade_jailer::violation::Violation;
 use stockade_jailer::warden::LayerReport;
-use tokio::net::UnixStream;
 
 use crate::machine::{Machine, MachineEnd};
 use crate::phases::{Phase, PhaseClock};
@@ -26,7 +25,7 @@ pub trait Keeper {
     async fn remove(&mut self) -> Vec<String>;
 
     /// The last lines of the guest's console, fit for a terminal.
-    fn console_tail(&self) -> Vec<String>;
+    async fn console_tail(&self) -> Vec<String>;
 
     /// What the jail enforces.
     fn confinement(&self) -> Vec<LayerReport>;
@@ -37,10 +36,10 @@ pub trait Keeper {
 
 /// A machine that was launched for a run.
 #[derive(Debug)]
-pub struct Kept<K> {
+pub struct Kept<K, S> {
     pub(super) keeper: K,
     /// The host's end of the agent's connection.
-    pub(super) agent: UnixStream,
+    pub(super) agent: S,
     /// Where copies from the guest go.
     pub(super) destinations: Vec<Destination>,
     /// Where the guest comes from, if that is known.
@@ -65,7 +64,7 @@ impl Keeper for Machine {
         Self::remove(self).await
     }
 
-    fn console_tail(&self) -> Vec<String> {
+    async fn console_tail(&self) -> Vec<String> {
         Self::console_tail(self)
     }
 

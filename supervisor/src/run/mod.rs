@@ -10,9 +10,7 @@ use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use stockade_guest_protocol::{ENTROPY_BYTES, Renewal, Root, Setup};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf, split};
 use tokio::time::{sleep, timeout};
 
 use crate::client::{Client, StreamError};
@@ -130,9 +128,9 @@ pub async fn run(
 }
 
 /// As [`run`], in a virtual machine that somebody else keeps: `start` has it started. Returns once that one is gone too.
-pub async fn run_kept<K: Keeper>(
+pub async fn run_kept<K: Keeper, S: AsyncRead + AsyncWrite>(
     request: &RunRequest,
-    start: impl AsyncFnOnce() -> Result<(K, UnixStream), RunError>,
+    start: impl AsyncFnOnce() -> Result<(K, S), RunError>,
     client: &mut Client,
     observer: &mut dyn Observer,
 ) -> Run {
@@ -144,9 +142,9 @@ pub async fn run_kept<K: Keeper>(
     story(request, start, client, observer).await
 }
 
-async fn story<K: Keeper>(
+async fn story<K: Keeper, S: AsyncRead + AsyncWrite>(
     request: &RunRequest,
-    start: impl AsyncFnOnce() -> Result<Kept<K>, RunError>,
+    start: impl AsyncFnOnce() -> Result<Kept<K, S>, RunError>,
     client: &mut Client,
     observer: &mut dyn Observer,
 ) -> Run {
@@ -162,7 +160,7 @@ async fn story<K: Keeper>(
             life.clock.enter(Phase::Stop);
             confinement = keeper.confinement();
             if outcome.is_err() {
-                console = keeper.console_tail();
+                console = keeper.console_tail().await;
             }
             life.warnings.extend(keeper.remove().await.into_iter().map(|left| format!("left behind: {left}")));
             violation = keeper.violation();
@@ -204,7 +202,7 @@ impl Life<'_> {
     async fn live(
         &mut self,
         machine: &mut impl Keeper,
-        agent: UnixStream,
+        agent: impl AsyncRead + AsyncWrite,
         destinations: &[Destination],
         client: &mut Client,
     ) -> Result<Outcome, RunError> {
@@ -246,15 +244,15 @@ impl Life<'_> {
     }
 
     /// From the jail to a guest that is ready for the command.
-    async fn boot(
+    async fn boot<S: AsyncRead + AsyncWrite>(
         &mut self,
         machine: &mut impl Keeper,
-        agent: UnixStream,
-    ) -> Result<Connection<OwnedReadHalf, OwnedWriteHalf>, RunError> {
+        agent: S,
+    ) -> Result<Connection<ReadHalf<S>, WriteHalf<S>>, RunError> {
         let started_at_us = machine.started(&mut self.clock).await?;
         let phase = if self.start == Some(Start::Warm) { Phase::Resume } else { Phase::Kernel };
         self.clock.enter_at(phase, started_at_us);
-        let (reader, writer) = agent.into_split();
+        let (reader, writer) = split(agent);
         let greeted = tokio::select! {
             biased;
             greeted = timeout(BOOT_LIMIT, Connection::greet(reader, writer)) => greeted,

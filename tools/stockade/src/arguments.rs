@@ -13,6 +13,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use stockade_attack::Mode;
+use stockade_client::DEFAULT_SOCKET;
 use stockade_jailer::plan::Layer;
 use stockade_supervisor::request::{
     CopyIn, CopyOut, Cpus, EnvironmentEntry, InvalidValue, MemorySize, RootImage, VmName, parse_layer,
@@ -22,8 +23,8 @@ use stockade_supervisor::text::printable;
 #[cfg(test)]
 pub use help::EXIT_CODES;
 pub use machines::{
-    DaemonOptions, EventsArguments, LoadArguments, LogArguments, LogsArguments, OneArguments, PsArguments,
-    ReloadArguments, ResetArguments, StartArguments, StatusArguments, StopArguments,
+    DaemonOptions, EventsArguments, ExecArguments, LoadArguments, LogArguments, LogsArguments, OneArguments,
+    PsArguments, ReloadArguments, ResetArguments, StartArguments, StatusArguments, StopArguments,
 };
 pub use values::{DiskSize, ImageFormat, NewImage};
 
@@ -60,6 +61,10 @@ pub enum Verb {
     /// What the daemon carries out.
     #[command(flatten)]
     Daemon(DaemonVerb),
+
+    /// Runs a command in a virtual machine that the daemon keeps, through the agent of its guest
+    #[command(after_help = help::EXEC)]
+    Exec(Box<ExecArguments>),
 
     /// Makes the image of a disk
     #[command(after_help = help::CREATE)]
@@ -228,9 +233,9 @@ pub struct WarmArguments {
     pub binaries: Option<PathBuf>,
 }
 
-/// Options of `stockade run`.
+/// A command, and what it gets.
 #[derive(Debug, Args)]
-pub struct RunArguments {
+pub struct CommandArguments {
     /// Command and its arguments; an interactive shell if there is none
     #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<OsString>,
@@ -238,6 +243,25 @@ pub struct RunArguments {
     /// Give the command a terminal; done by itself for a shell on a terminal
     #[arg(short = 't', long)]
     pub terminal: bool,
+
+    /// Set a variable of the command, or pass on one's own
+    #[arg(long, short = 'e', value_name = "NAME[=VALUE]", value_parser = os(environment_entry))]
+    pub env: Vec<EnvironmentEntry>,
+
+    /// Working directory of the command
+    #[arg(long, short = 'w', value_name = "DIRECTORY", value_parser = os(directory))]
+    pub workdir: Option<PathBuf>,
+
+    /// End the command after this time, for instance 30s or 5m
+    #[arg(long, value_name = "TIME", value_parser = timeout)]
+    pub timeout: Option<Duration>,
+}
+
+/// Options of `stockade run`.
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    #[command(flatten)]
+    pub command: CommandArguments,
 
     /// Virtual processors, 1 to 32
     #[arg(long, value_name = "NUMBER", default_value_t = Cpus::default())]
@@ -259,14 +283,6 @@ pub struct RunArguments {
     #[arg(long, value_name = "IMAGE[:ro|:rw]", value_parser = os(RootImage::parse))]
     pub rootfs: Option<RootImage>,
 
-    /// Set a variable of the command, or pass on one's own
-    #[arg(long, short = 'e', value_name = "NAME[=VALUE]", value_parser = os(environment_entry))]
-    pub env: Vec<EnvironmentEntry>,
-
-    /// Working directory of the command
-    #[arg(long, short = 'w', value_name = "DIRECTORY", value_parser = os(directory))]
-    pub workdir: Option<PathBuf>,
-
     /// Copy a file or tree to the guest before the command
     #[arg(long, value_name = "HOST:GUEST", value_parser = os(CopyIn::parse))]
     pub copy_in: Vec<CopyIn>,
@@ -279,9 +295,17 @@ pub struct RunArguments {
     #[arg(long, value_name = "NAME")]
     pub name: Option<VmName>,
 
-    /// End the command after this time, for instance 30s or 5m
-    #[arg(long, value_name = "TIME", value_parser = timeout)]
-    pub timeout: Option<Duration>,
+    /// Have the daemon keep the virtual machine; done by itself if it runs, and the caller is not root
+    #[arg(long, conflicts_with_all = ["embedded", "without"])]
+    pub daemon: bool,
+
+    /// Keep the virtual machine without the daemon, as its child
+    #[arg(long)]
+    pub embedded: bool,
+
+    /// Socket of the daemon
+    #[arg(long, value_name = "PATH", env = "STOCKADE_SOCKET", default_value = DEFAULT_SOCKET, hide_env_values = true)]
+    pub socket: PathBuf,
 
     /// Boot the guest, even if a booted one is kept that it could be cloned from (see stockade warm)
     #[arg(long)]
@@ -390,10 +414,31 @@ mod tests {
     #[test]
     fn options_end_where_the_command_begins() {
         let parsed = run(&["--cpus", "2", "ls", "--cpus", "-t"]).unwrap();
-        assert_eq!((parsed.cpus.get(), parsed.terminal), (2, false));
-        assert_eq!(parsed.command, ["ls", "--cpus", "-t"]);
-        assert_eq!(run(&["--", "-t", "--", "x"]).unwrap().command, ["-t", "--", "x"]);
-        assert!(run(&["-t"]).unwrap().command.is_empty());
+        assert_eq!((parsed.cpus.get(), parsed.command.terminal), (2, false));
+        assert_eq!(parsed.command.command, ["ls", "--cpus", "-t"]);
+        assert_eq!(run(&["--", "-t", "--", "x"]).unwrap().command.command, ["-t", "--", "x"]);
+        assert!(run(&["-t"]).unwrap().command.command.is_empty());
+    }
+
+    #[test]
+    fn a_command_for_a_virtual_machine_begins_behind_its_name() {
+        for line in [&["-t", "web", "--", "ls", "-t"][..], &["-t", "web", "ls", "-t"], &["web", "-t", "--", "ls", "-t"]]
+        {
+            match Arguments::try_parse_from(["stockade", "exec"].iter().chain(line)).unwrap().verb {
+                Verb::Exec(exec) => {
+                    assert_eq!((exec.vm.to_string().as_str(), exec.command.terminal), ("web", true), "{line:?}");
+                    assert_eq!(exec.command.command, ["ls", "-t"], "{line:?}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_is_the_daemons_or_the_callers_own() {
+        assert!(run(&["--daemon", "x"]).unwrap().daemon && run(&["--embedded", "x"]).unwrap().embedded);
+        assert!(run(&["--daemon", "--embedded", "x"]).is_err());
+        assert!(run(&["--daemon", "--without", "uid", "x"]).unwrap_err().contains("--without"));
     }
 
     #[test]
@@ -418,7 +463,7 @@ mod tests {
     #[test]
     fn options_that_take_lists_repeat() {
         let parsed = run(&["-e", "A=1", "-e", "B=2", "--without", "uid", "--without", "root", "x"]).unwrap();
-        assert_eq!(parsed.env.len(), 2);
+        assert_eq!(parsed.command.env.len(), 2);
         assert_eq!(parsed.without, [Layer::Uid, Layer::Root]);
     }
 }

@@ -135,6 +135,8 @@ fn exit_code(code: ErrorCode) -> u8 {
         | Code::NotPaused
         | Code::Stopping
         | Code::Ended
+        | Code::NoAgent
+        | Code::AgentNotReady
         | Code::Exists
         | Code::FileInUse
         | Code::ConsoleInUse

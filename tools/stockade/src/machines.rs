@@ -112,7 +112,7 @@ fn ending(done: &str, ended: Option<&Exit>) -> String {
 }
 
 /// An absolute path as the daemon takes it: text, and the caller's folder before it.
-fn absolute(path: &Path) -> Result<String, Failure> {
+pub fn absolute(path: &Path) -> Result<String, Failure> {
     let absolute = std::path::absolute(path).map_err(|source| Failure::own("find the current folder", &source))?;
     absolute.into_os_string().into_string().map_err(|path| {
         let message = format!("{}: not UTF-8", path.display());

@@ -10,6 +10,7 @@
 mod arguments;
 mod create;
 mod doctor;
+mod exec;
 mod failure;
 mod generate;
 mod inspect;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     };
     ExitCode::from(match arguments.verb {
         Verb::Run(arguments) => run::execute(*arguments),
+        Verb::Exec(arguments) => exec::execute(*arguments),
         Verb::Warm(arguments) => warm::execute(arguments),
         Verb::Inspect(arguments) => inspect::execute(&arguments),
         Verb::Doctor(arguments) => doctor::execute(&arguments),

@@ -96,6 +96,17 @@ fn root_only(uid: u32) -> Result<(), Error> {
     Err(Error::new(ErrorCode::NotPermitted, "only root may do that", "do it as root"))
 }
 
+fn no_question() -> Error {
+    Error::new(ErrorCode::Internal, "this is another kind of request", "")
+}
+
+/// A connection to a guest that has nothing to say.
+fn short_stream() -> Result<Attachment, Error> {
+    let pair = std::os::unix::net::UnixStream::pair();
+    let (ours, _) = pair.map_err(|error| Error::new(ErrorCode::Internal, format!("make a stream: {error}"), ""))?;
+    Ok(Attachment::Stream(ours.into()))
+}
+
 impl Reception for Fake {
     fn connection(&self, stream: BorrowedFd<'_>) -> Result<u32, Error> {
         let peer = rustix::net::sockopt::socket_peercred(stream);
@@ -109,11 +120,25 @@ impl Backend for Fake {
     /// The user.
     type Caller = u32;
 
-    async fn attach(&self, caller: &u32, vm: VmReference, target: Target) -> Result<Attachment, Error> {
+    async fn attach(&self, caller: &u32, request: Request) -> Result<Attachment, Error> {
         if let Some(error) = &self.settings.broken {
             return Err(error.clone());
         }
-        let Target::Console { access } = target;
+        let (vm, access) = match request {
+            Request::Attach { vm, target: Target::Console { access } } => (vm, access),
+            Request::Attach { vm, target: Target::Agent } => {
+                self.state.borrow_mut().in_state(*caller, &vm, &[VmState::Running])?;
+                return short_stream();
+            }
+            Request::Run { definition } => {
+                let ended = self.change(|state| {
+                    let id = state.create(*caller, &state::whole(*definition))?;
+                    state.end(id, ExitCause::Killed)
+                });
+                return ended.and_then(|_| short_stream());
+            }
+            _ => return Err(no_question()),
+        };
         let vm = self.state.borrow().to_console(*caller, &vm, access)?;
         let mut consoles = self.consoles.borrow_mut();
         let console = match consoles.entry(vm) {
@@ -153,7 +178,7 @@ impl Backend for Fake {
                 .map(Answer::Exit)
             }
             Request::Wait { vm } => self.wait(uid, &vm).await,
-            Request::Attach { .. } => Err(Error::new(ErrorCode::Internal, "this is no question", "attach")),
+            Request::Attach { .. } | Request::Run { .. } => Err(no_question()),
             Request::Events { after } => self.events(uid, after).await,
             Request::Reload | Request::Log { .. } => root_only(uid).map(|()| Answer::Done),
             Request::Load { path } => {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use stockade_api::event::Change;
-use stockade_api::request::{NewVm, ResetScope};
+use stockade_api::request::{NewRun, NewVm, ResetScope};
 use stockade_api::{
     Answer, ConsoleAccess, Error, ErrorCode, Event, EventPage, Exit, ExitCause, Owner, VmId, VmReference, VmState,
     VmSummary,
@@ -88,6 +88,12 @@ fn check(new: &NewVm) -> Result<(), Error> {
         return Err(error(ErrorCode::InvalidValue, "disks, interfaces: too many", "use at most 4 of each"));
     }
     Ok(())
+}
+
+/// A virtual machine for one command, as any other.
+pub(super) fn whole(new: NewRun) -> NewVm {
+    let NewRun { name, cpus, memory_mib, kernel, initramfs, disks, boot: _ } = new;
+    NewVm { name, cpus, memory_mib, kernel, initramfs, disks, ..NewVm::default() }
 }
 
 impl State {

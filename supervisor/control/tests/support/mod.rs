@@ -71,10 +71,11 @@ impl Daemon {
         Reply::parse(&self.exchange(format!("{head}{body}").as_bytes()))
     }
 
-    /// One request without a body, and the answer's head with what came along; the connection may go on.
+    /// One request, and the answer's head with what came along; the connection may go on. A body is the end of `headers`.
     pub fn head_of(&self, method: &str, path: &str, headers: &str) -> Reply {
         let mut stream = self.connect();
-        stream.write_all(format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n").as_bytes()).unwrap();
+        let end = if headers.contains("\r\n\r\n") { "" } else { "\r\n" };
+        stream.write_all(format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}{end}").as_bytes()).unwrap();
         let mut answer = [0; 4096];
         let count = stream.read(&mut answer).unwrap();
         let (reply, _) = Reply::parse_first(&answer[..count]);

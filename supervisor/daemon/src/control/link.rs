@@ -7,11 +7,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::rc::Rc;
 
-use stockade_api::{Answer, Attached, ConsoleAccess, Error, ErrorCode, Request, Target, VmReference};
+use stockade_api::{Answer, Attached, ConsoleAccess, Error, ErrorCode, Request};
 use stockade_control::{Attachment, Backend, Console, Limits, Server};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
+use super::agent;
 use super::consoles::Consoles;
 use crate::roles::channel::Channel;
 use crate::roles::frame::{Connection, FrameError, RequestNumber, ToControl, ToParent, encode};
@@ -52,8 +53,8 @@ impl Backend for Link {
         self.exchange(*connection, body).await.map(|(answer, _)| answer)
     }
 
-    async fn attach(&self, connection: &Connection, vm: VmReference, target: Target) -> Result<Attachment, Error> {
-        let (answer, descriptors) = self.exchange(*connection, Request::Attach { vm, target }).await?;
+    async fn attach(&self, connection: &Connection, request: Request) -> Result<Attachment, Error> {
+        let (answer, descriptors) = self.exchange(*connection, request).await?;
         let mut descriptors = descriptors.into_iter();
         match (answer, descriptors.next(), descriptors.next()) {
             (Answer::Attached(Attached::Console { vm, ring_bytes, watch, access }), Some(ring), input) => {
@@ -61,6 +62,7 @@ impl Backend for Link {
                 let written = self.shared.consoles.hear_of(watch);
                 Ok(Attachment::Console(Console { vm, ring: ring.into(), ring_bytes, input, written }))
             }
+            (Answer::Attached(Attached::Agent { expected }), Some(socket), None) => agent::call(socket, expected).await,
             (Answer::Attached(Attached::Stream), Some(socket), None) => Ok(Attachment::Stream(socket)),
             (answer, ..) => {
                 log::error!("the parent attached a client to nothing: {answer:?}");
@@ -173,7 +175,7 @@ fn hear(link: &Link, server: &Rc<Server<Link>>, message: ToControl, descriptors:
     }
 }
 
-fn client(socket: OwnedFd) -> io::Result<UnixStream> {
+pub(super) fn client(socket: OwnedFd) -> io::Result<UnixStream> {
     let socket = StdStream::from(socket);
     socket.set_nonblocking(true)?;
     UnixStream::from_std(socket)

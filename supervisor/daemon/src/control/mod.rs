@@ -5,6 +5,7 @@
 //! parent, and the sockets of clients that it hands me, with what they are attached to. I ask the parent for what clients want; who
 //! they are, it knows better than I. [`parent`] is its side of this.
 
+mod agent;
 mod consoles;
 mod link;
 pub mod parent;

@@ -154,8 +154,9 @@ impl Life<'_> {
         let Outgoing { id, answer, descriptors } = outgoing;
         let Some((connection, request)) = self.peers.answered(id) else { return Ok(()) };
         if matches!(answer, Ok(Answer::Attached(_)))
-            && let Err(error) = self.peers.attach(connection)
+            && let Err(error) = self.peers.attach(connection, id)
         {
+            let _ = self.inputs.send(Input::Abandoned { id });
             return self.answer(connection, request, Err(error), &[]).await;
         }
         self.answer(connection, request, answer, &descriptors).await

@@ -52,8 +52,19 @@ struct Peer {
 enum Carries {
     /// Requests and answers.
     Requests,
-    /// What its client is attached to, or will be as soon as `control` has said so.
-    Stream,
+    /// What its client is attached to, or will be as soon as `control` has said so: that of this request.
+    Stream(RequestId),
+}
+
+impl Peer {
+    /// What is of no use any more without it.
+    fn requests(self) -> BTreeSet<RequestId> {
+        let mut requests = self.open;
+        if let Carries::Stream(request) = self.carries {
+            requests.insert(request);
+        }
+        requests
+    }
 }
 
 impl Peers {
@@ -101,9 +112,9 @@ impl Peers {
     }
 
     /// The client of this connection is attached to something from now on, unless there are too many.
-    pub(super) fn attach(&mut self, connection: Connection) -> Result<(), Error> {
+    pub(super) fn attach(&mut self, connection: Connection, request: RequestId) -> Result<(), Error> {
         let Some(uid) = self.connections.get(&connection).map(|peer| peer.caller.uid) else { return Ok(()) };
-        let streams = self.connections.values().filter(|peer| peer.carries == Carries::Stream);
+        let streams = self.connections.values().filter(|peer| peer.carries != Carries::Requests);
         let of_user = streams.clone().filter(|peer| peer.caller.uid == uid).count();
         let of_others = streams.filter(|peer| peer.caller.uid != 0).count();
         let limit = if uid == 0 { MOST_STREAMS_OF_ROOT } else { MOST_STREAMS_OF_A_USER };
@@ -118,7 +129,7 @@ impl Peers {
             return too_many("all users", MOST_STREAMS);
         }
         if let Some(peer) = self.connections.get_mut(&connection) {
-            peer.carries = Carries::Stream;
+            peer.carries = Carries::Stream(request);
         }
         Ok(())
     }
@@ -130,15 +141,18 @@ impl Peers {
         Some(found)
     }
 
-    /// A client has left. Returns what it waited for.
+    /// A client has left. Returns what it waited for, and what it was attached by.
     pub(super) fn closed(&mut self, connection: Connection) -> BTreeSet<RequestId> {
-        let open = self.connections.remove(&connection).map(|peer| peer.open).unwrap_or_default();
-        self.requests.retain(|id, _| !open.contains(id));
-        open
+        let left = self.connections.remove(&connection).map(Peer::requests).unwrap_or_default();
+        self.requests.retain(|id, _| !left.contains(id));
+        left
     }
 
-    /// `control` is gone, and every client with it. Tells those that wait. Returns what they waited for.
+    /// `control` is gone, and every client with it. Tells those that wait. Returns what they waited for, and what they were
+    /// attached by.
     pub(super) fn interrupted(&mut self) -> Vec<RequestId> {
+        let mut left = Vec::new();
+        self.requests.clear();
         for peer in std::mem::take(&mut self.connections).into_values() {
             // Not into the bytes of a stream, which just end.
             if !peer.open.is_empty() && peer.carries == Carries::Requests {
@@ -150,8 +164,9 @@ impl Peers {
                 );
             }
             let _ = rustix::net::shutdown(&peer.socket, rustix::net::Shutdown::Both);
+            left.extend(peer.requests());
         }
-        std::mem::take(&mut self.requests).into_keys().collect()
+        left
     }
 }
 
@@ -181,14 +196,14 @@ mod tests {
         assert_eq!(peers.answered(id), None);
         let (other, _) = peers.ask(connection, 6).unwrap();
         assert_eq!(peers.abandoned(connection, 6), Some(other));
-        peers.attach(connection).unwrap();
+        peers.attach(connection, id).unwrap();
         for number in 0..16 {
             peers.ask(connection, number).unwrap();
         }
         assert_eq!(peers.ask(connection, 99).unwrap_err().code, ErrorCode::TooManyRequests);
         drop(theirs);
         assert_eq!(peers.ask(connection, 100).unwrap_err().code, ErrorCode::Interrupted);
-        assert_eq!(peers.closed(connection).len(), 16);
+        assert_eq!(peers.closed(connection).len(), 17);
         assert_eq!(peers.requests.len(), 0);
     }
 

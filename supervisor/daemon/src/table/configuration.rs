@@ -76,7 +76,7 @@ impl Table {
             let state = initial_state(configured.start);
             let record = Record::new(id, configured, true, Caller::root(), state);
             let record = Record { generation: claim.generation, ..record };
-            self.vms.insert(id, Vm { record, waiters: Vec::new() });
+            self.vms.insert(id, Vm::of(record));
             self.assign_addresses(id);
             self.enter(id, state, None);
             return;

@@ -3,18 +3,18 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use stockade_api::request::{BootDevice as NewBootDevice, NewVm};
-use stockade_api::{Answer, Error, ErrorCode, VmState};
+use stockade_api::request::{BootDevice as NewBootDevice, NewRun, NewVm};
+use stockade_api::{Answer, Error, ErrorCode, VmId, VmState};
 use stockade_config::model::{
     Boot, BootDevice, Definition, Disk, DiskAccess, DiskFormat, DiskRate, Interface, InvalidName, MemorySize,
-    StartPolicy, StatusVisibility, Vm as NamedVm, VmName,
+    StartPolicy, StatusVisibility, Vm as NamedVm, VmName, Vsock,
 };
 use stockade_config::{InstanceError, InvalidDefinition, Overrides, Requester, instantiate};
 
 use super::effect::{Effect, RequestId};
 use super::ids::Claim;
 use super::permission::{Caller, Verb, may};
-use super::record::Record;
+use super::record::{Held, Record};
 use super::{Awaited, Table, Vm};
 
 /// Most characters of a value in a message.
@@ -23,10 +23,7 @@ const MAX_VALUE: usize = 80;
 impl Table {
     pub(super) fn create(&mut self, request: RequestId, caller: &Caller, new: NewVm) -> Result<Option<Answer>, Error> {
         self.expect_up()?;
-        let name: VmName = new
-            .name
-            .parse()
-            .map_err(|error: InvalidName| Error::new(ErrorCode::InvalidName, error.to_string(), error.remedy()))?;
+        let name = parse_name(&new.name)?;
         let (template, ends_on_reset) = (new.template.clone(), new.ends_on_reset);
         let template = template.map(|template| self.template(caller, &template)).transpose()?;
         let overrides = overrides(new, caller)?;
@@ -43,6 +40,36 @@ impl Table {
                 return Err(Error::new(ErrorCode::NotPermitted, message, "name the template that you may use"));
             }
         };
+        let id = self.add(caller, name, definition)?;
+        if let Some(vm) = self.vms.get_mut(&id) {
+            vm.record.roots_paths = inherited;
+            vm.record.ends_on_reset = ends_on_reset;
+        }
+        self.assign_addresses(id);
+        self.launch(id, caller.uid, 0)?;
+        Ok(self.await_on(id, request, Awaited::Start))
+    }
+
+    /// Makes one for a command of whoever may use the control socket: of files that they may read, within their quota. It
+    /// ends with the connection of this request.
+    pub(super) fn run(&mut self, request: RequestId, caller: &Caller, new: NewRun) -> Result<Option<Answer>, Error> {
+        self.expect_up()?;
+        let boot = new.boot;
+        let name = parse_name(&new.name)?;
+        let definition = overrides(whole(new), caller)?.into_definition().map_err(invalid_definition)?;
+        let definition = Definition { vsock: Some(Vsock::Automatic), ..definition };
+        let id = self.add(caller, name, definition)?;
+        if let Some(vm) = self.vms.get_mut(&id) {
+            vm.record.held = Some(Held { boot });
+            vm.record.ends_on_reset = true;
+            vm.holder = Some(request);
+        }
+        self.launch(id, caller.uid, 0)?;
+        Ok(self.await_on(id, request, Awaited::Agent))
+    }
+
+    /// Takes one in that vm.conf does not define, if its name is free and there is room for it.
+    fn add(&mut self, caller: &Caller, name: VmName, definition: Definition) -> Result<VmId, Error> {
         if self.records().any(|record| record.name == name) {
             let message = format!("there is a virtual machine {:?} already", name.as_str());
             return Err(Error::new(ErrorCode::Exists, message, "choose another name, or start that one"));
@@ -59,12 +86,8 @@ impl Table {
         let vm = NamedVm { name, start: StartPolicy::Disabled, template: None, definition };
         let mut record = Record::new(id, vm, false, caller.clone(), VmState::Stopped);
         record.generation = generation;
-        record.roots_paths = inherited;
-        record.ends_on_reset = ends_on_reset;
-        self.vms.insert(id, Vm { record, waiters: Vec::new() });
-        self.assign_addresses(id);
-        self.launch(id, caller.uid, 0)?;
-        Ok(self.await_on(id, request, Awaited::Start))
+        self.vms.insert(id, Vm::of(record));
+        Ok(id)
     }
 
     /// The template, if the caller may make instances of it.
@@ -81,6 +104,16 @@ impl Table {
         let message = format!("there is no template {:?}, or none that you may use", shortened(name));
         Err(Error::new(ErrorCode::TemplateNotFound, message, "name a virtual machine of vm.conf"))
     }
+}
+
+fn parse_name(name: &str) -> Result<VmName, Error> {
+    name.parse().map_err(|error: InvalidName| Error::new(ErrorCode::InvalidName, error.to_string(), error.remedy()))
+}
+
+/// The same as any other virtual machine; its owner is the caller.
+fn whole(new: NewRun) -> NewVm {
+    let NewRun { name, cpus, memory_mib, kernel, initramfs, disks, boot: _ } = new;
+    NewVm { name, cpus, memory_mib, kernel, initramfs, disks, ..NewVm::default() }
 }
 
 fn shortened(value: &str) -> String {

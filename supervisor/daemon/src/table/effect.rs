@@ -133,6 +133,15 @@ pub enum Effect {
     },
     /// Log this much from now on.
     Log(Verbosity),
+    /// Give the client of this request, which is answered by that, the connection that a guest's agent begins with.
+    GiveAgent {
+        /// Which request.
+        id: RequestId,
+        /// Whose agent.
+        vm: VmId,
+        /// Of which start.
+        generation: u64,
+    },
     /// Attach the client of this request, which is answered by that, to something of a virtual machine.
     Attach {
         /// Which request.

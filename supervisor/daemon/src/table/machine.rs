@@ -5,7 +5,7 @@ use stockade_api::{Answer, Error, ErrorCode, Exit, ExitCause, VmId, VmState};
 use stockade_config::model::StartPolicy;
 
 use super::effect::{Effect, MachineEvent};
-use super::{Awaited, Table, Vm};
+use super::{Awaited, Table, Vm, Waiter};
 
 impl Table {
     pub(super) fn machine(&mut self, id: VmId, generation: u64, event: MachineEvent) {
@@ -24,6 +24,7 @@ impl Table {
                 vm.record.started_ms = Some(self.clock.wall_ms);
                 self.enter(id, VmState::Running, None);
                 self.answer_waiters(id, &[Awaited::Start], |record| Ok(Answer::Vm(Box::new(record.summary()))));
+                self.give_agent(id);
             }
             MachineEvent::NeverLaunched => self.never_launched(id),
             MachineEvent::NotStarted(error) => self.not_started(id, &error),
@@ -48,9 +49,22 @@ impl Table {
         }
     }
 
+    /// Who waits for the guest's agent gets its connection.
+    fn give_agent(&mut self, id: VmId) {
+        let Some(vm) = self.vms.get_mut(&id) else { return };
+        let generation = vm.record.generation;
+        let (given, rest) = vm.waiters.drain(..).partition(|waiter| waiter.awaits == Awaited::Agent);
+        vm.waiters = rest;
+        let given: Vec<Waiter> = given;
+        given.into_iter().for_each(|waiter| {
+            self.effect(Effect::GiveAgent { id: waiter.request, vm: id, generation });
+        });
+    }
+
     /// The daemon before this one died between writing down that it starts one, and doing it.
     fn never_launched(&mut self, id: VmId) {
-        match self.record(id).map(|record| record.state) {
+        let state = self.record(id).map(|record| if record.held.is_some() { VmState::Stopping } else { record.state });
+        match state {
             Some(VmState::Starting) => self.enter(id, VmState::Waiting, None),
             Some(_) => self.ended(id, ExitCause::Killed, "it was stopped before it had started".to_owned()),
             None => {}
@@ -126,7 +140,9 @@ impl Table {
         self.answer_waiters(id, &[Awaited::End], |record| Ok(Answer::Exit(record.last_exit.clone())));
         let name = self.record(id).map(|record| record.name.to_string()).unwrap_or_default();
         let ended = Error::new(ErrorCode::Ended, format!("{name} ended before that was done"), "");
-        self.answer_waiters(id, &[Awaited::Start, Awaited::Pause, Awaited::Unpause], |_| Err(ended.clone()));
+        self.answer_waiters(id, &[Awaited::Start, Awaited::Agent, Awaited::Pause, Awaited::Unpause], |_| {
+            Err(ended.clone())
+        });
         if !configured {
             self.forget(id);
         }

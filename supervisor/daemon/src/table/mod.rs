@@ -77,6 +77,14 @@ pub struct Table {
 struct Vm {
     record: Record,
     waiters: Vec<Waiter>,
+    /// The request on whose connection it depends, if it is there for one command.
+    holder: Option<RequestId>,
+}
+
+impl Vm {
+    fn of(record: Record) -> Self {
+        Self { record, waiters: Vec::new(), holder: None }
+    }
 }
 
 /// A client that waits for something to happen.
@@ -90,6 +98,8 @@ struct Waiter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Awaited {
     Start,
+    /// The start, and then the connection of the guest's agent.
+    Agent,
     End,
     Pause,
     Unpause,
@@ -98,7 +108,7 @@ enum Awaited {
 impl Table {
     /// A table of what was saved; nothing at the first start.
     pub fn new(config: Config, host: Host, ids: Ids, records: Vec<Record>, clock: Clock) -> Self {
-        let vms = records.into_iter().map(|record| (record.id, Vm { record, waiters: Vec::new() })).collect();
+        let vms = records.into_iter().map(|record| (record.id, Vm::of(record))).collect();
         Self {
             vms,
             ids,
@@ -207,6 +217,10 @@ impl Table {
         }
         self.log.abandon(request);
         self.resetting.iter_mut().for_each(|requests| requests.retain(|waiting| *waiting != request));
+        let held = self.vms.iter().find(|(_, vm)| vm.holder == Some(request) && vm.record.state.is_live());
+        if let Some(id) = held.map(|(id, _)| *id) {
+            self.kill(id);
+        }
     }
 
     /// Somebody goes after each machine that was saved: goes on with what was half done.
@@ -217,6 +231,10 @@ impl Table {
             let ask = record.stop.is_some_and(|stop| stop.deadline_ms.is_some());
             self.effect(if ask { Effect::Ask { vm, generation } } else { Effect::Kill { vm, generation } });
         }
+        // Their clients were connected to the daemon before this one.
+        let held = self.records().filter(|record| record.held.is_some() && record.state.is_live());
+        let held: Vec<_> = held.map(|record| record.id).collect();
+        held.into_iter().for_each(|id| self.kill(id));
     }
 
     fn shut_down(&mut self) {

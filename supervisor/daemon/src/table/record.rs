@@ -102,6 +102,16 @@ impl Record {
         name + &suffix
     }
 
+    /// Whether it has a vsock device.
+    pub fn has_vsock(&self) -> bool {
+        self.definition.vsock.is_some() || self.runs_agent()
+    }
+
+    /// Whether its guest runs an agent once it has booted.
+    pub fn runs_agent(&self) -> bool {
+        self.held.is_some() || self.definition.boot == Boot::Default
+    }
+
     /// Every file that it needs.
     pub fn paths(&self) -> BTreeSet<PathBuf> {
         let Definition { boot, disks, cdrom, .. } = &self.definition;

@@ -29,6 +29,7 @@ impl Table {
                 let visible = self.config.globals.status_visible;
                 self.log.ask(id, caller, after, visible).transpose().map(|page| page.map(Answer::Events))
             }
+            Request::Run { definition } => self.run(id, caller, *definition),
             Request::Attach { vm, target } => self.attach(id, caller, &vm, target),
             Request::Reload => self.administer(caller, |table| table.read_configuration(id, None)),
             Request::Load { path } => self.administer(caller, |table| table.read_configuration(id, Some(path))),
@@ -172,6 +173,7 @@ impl Table {
         match target {
             Target::Console { access: ConsoleAccess::Write } if !at_work => return Err(not_running(record)),
             Target::Console { .. } => {}
+            Target::Agent => expect_agent(record)?,
         }
         self.effect(Effect::Attach { id: request, vm, target });
         Ok(None)
@@ -212,6 +214,24 @@ impl Table {
 
 fn version() -> Version {
     Version { version: env!("CARGO_PKG_VERSION").to_owned(), api: stockade_api::VERSION.to_owned() }
+}
+
+/// Whether there can be an agent in its guest now.
+fn expect_agent(record: &Record) -> Result<(), Error> {
+    match record.state {
+        VmState::Running if record.has_vsock() => Ok(()),
+        VmState::Running => {
+            let message = format!("{} has no vsock device, by which its guest could be reached", record.name);
+            Err(Error::new(ErrorCode::NoAgent, message, "give it one in vm.conf (vsock enable), or boot default"))
+        }
+        VmState::Stopping => Err(stopping(record)),
+        VmState::Paused => Err(Error::new(
+            ErrorCode::NotRunning,
+            format!("{} is paused", record.name),
+            "have it go on: stockade unpause",
+        )),
+        _ => Err(not_running(record)),
+    }
 }
 
 fn stopping(record: &Record) -> Error {

@@ -80,7 +80,7 @@ impl Table {
     /// One could not be started: keeps why, and tells who waits.
     pub(super) fn start_failed(&mut self, id: VmId, error: &Error) {
         self.publish(id, Change::StartFailed { message: error.to_string() });
-        self.answer_waiters(id, &[Awaited::Start], |_| Err(error.clone()));
+        self.answer_waiters(id, &[Awaited::Start, Awaited::Agent], |_| Err(error.clone()));
         if let Some(vm) = self.vms.get_mut(&id) {
             vm.record.last_error = Some(error.to_string());
         }

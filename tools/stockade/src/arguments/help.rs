@@ -134,11 +134,34 @@ Exit code:
   127    the command was not found
 One line on standard error says which, unless it is the command's own.
 
+If the daemon runs, and the caller is not root, it keeps the virtual machine: within the caller's quota, with files
+that the caller may open, shown by stockade status, and gone with the command. --without and --binaries can't go that way.
+
 Examples:
   stockade run -- uname -a
   stockade run -t
   stockade run --rootfs debian.ext4:rw --memory 1G -- apt-get update
+  stockade run --daemon -- uname -a
   stockade run --copy-in src:/src --copy-out /src/out:out --workdir /src -- make";
+
+/// Of `stockade exec`.
+pub const EXEC: &str = "\
+Exit code:
+  that of the command, or
+  128+n  signal n ended the command
+  124    the command took longer than --timeout
+  125    stockade itself failed: there is no such virtual machine, no agent in its guest, or no daemon
+  126    the command could not be executed
+  127    the command was not found
+One line on standard error says which, unless it is the command's own.
+
+The guest has to run stockade-agent, as that of `boot default` in vm.conf does; while it boots, it is waited for. If stockade
+dies, the command is killed.
+
+Examples:
+  stockade exec web -- uname -a
+  stockade exec -t web
+  tar c . | stockade exec -w /srv web -- tar x";
 
 /// Of `stockade inspect`.
 pub const INSPECT: &str = "\

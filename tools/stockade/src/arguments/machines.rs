@@ -8,8 +8,8 @@ use stockade_api::request::{BootDevice, ResetScope, Verbosity};
 use stockade_client::DEFAULT_SOCKET;
 
 use super::interfaces::Interfaces;
-use super::os;
 use super::values::{Disk, boot_device, memory_mib, reference, reset_scope, verbosity};
+use super::{CommandArguments, os};
 
 /// Where the daemon is, and how its answers are shown.
 #[derive(Debug, Args)]
@@ -229,6 +229,21 @@ pub struct EventsArguments {
 
     #[command(flatten)]
     pub daemon: DaemonOptions,
+}
+
+/// Options of `stockade exec`.
+#[derive(Debug, Args)]
+pub struct ExecArguments {
+    /// Name or number of the virtual machine
+    #[arg(value_name = "VM", value_parser = reference)]
+    pub vm: VmReference,
+
+    #[command(flatten)]
+    pub command: CommandArguments,
+
+    /// Socket of the daemon
+    #[arg(long, value_name = "PATH", env = "STOCKADE_SOCKET", default_value = DEFAULT_SOCKET, hide_env_values = true)]
+    pub socket: PathBuf,
 }
 
 /// Options of `stockade logs`.

@@ -16,6 +16,7 @@ fn expected(code: ErrorCode) -> i32 {
         // Of start, which is what is asked for here.
         Code::AlreadyRunning => 6,
         Code::NotRunning | Code::AlreadyPaused | Code::NotPaused | Code::Stopping | Code::Ended => 7,
+        Code::NoAgent | Code::AgentNotReady => 7,
         Code::Exists | Code::FileInUse | Code::ResourceInUse | Code::ConsoleInUse => 7,
         Code::RestartedTooQuickly | Code::QuotaExceeded | Code::NotEnoughMemory | Code::NotEnoughCpus => 8,
         Code::IdsExhausted | Code::TooManyRequests => 8,

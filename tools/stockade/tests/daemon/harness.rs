@@ -201,7 +201,7 @@ pub fn http(status: u16, body: &str) -> Vec<u8> {
 pub fn vm(name: &str) -> Value {
     serde_json::json!({
         "id": 7, "name": name, "state": "running", "generation": 1, "owner": { "uid": 0, "gid": null }, "run_by": 0,
-        "cpus": 2, "memory_mib": 512, "disks": 0, "configured": true, "pid": std::process::id(), "jail": null,
+        "cpus": 2, "memory_mib": 512, "disks": 0, "interfaces": [], "configured": true, "pid": std::process::id(), "jail": null,
         "started_ms": 1, "last_exit": null, "last_error": null,
     })
 }

@@ -6,6 +6,7 @@ mod life;
 mod model;
 mod permissions;
 mod recovery;
+mod run;
 
 use std::path::PathBuf;
 
@@ -139,7 +140,7 @@ impl Play {
             Effect::Resume { .. } => Some("resume"),
             Effect::Configure { .. } => Some("configure"),
             Effect::Log(_) => Some("log"),
-            Effect::Attach { .. } => Some("attach"),
+            Effect::Attach { .. } | Effect::GiveAgent { .. } => Some("attach"),
             Effect::Exit => Some("exit"),
             Effect::Answer { .. } => None,
         });

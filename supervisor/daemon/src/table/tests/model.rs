@@ -144,7 +144,7 @@ impl Host {
             }
             Effect::Pause { vm, generation } => self.change(vm, generation, Machine::Running, Machine::Paused),
             Effect::Resume { vm, generation } => self.change(vm, generation, Machine::Paused, Machine::Running),
-            Effect::Answer { id, .. } | Effect::Attach { id, .. } => {
+            Effect::Answer { id, .. } | Effect::Attach { id, .. } | Effect::GiveAgent { id, .. } => {
                 if let Some(count) = self.answers.get_mut(&id) {
                     *count += 1;
                     assert_eq!(*count, 1, "{id:?} was answered twice");
