@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
+use stockade_jailer::console::Ring;
+use stockade_supervisor::machine::CONSOLE_RING_BYTES;
 use stockade_tests::{PATIENCE, guest, test, wait_for};
 
 use crate::daemon::{Daemon, NEEDS, configuration};
@@ -103,5 +105,57 @@ fn one_types_at_a_time_until_somebody_takes_over_or_control_dies() {
         let mut third = wait_for("another control", || Console::attach(&daemon, &name, "?after=8").ok());
         third.stream.write_all(b"y").unwrap();
         assert_eq!(third.until("y"), "y");
+    });
+}
+
+#[test]
+fn a_reader_that_does_not_read_holds_up_nobody() {
+    test(NEEDS, |scratch| {
+        let (loud, other) = (scratch.vm_name(), scratch.vm_name());
+        let vms = [(loud.as_str(), guest::IDLE, ""), (other.as_str(), guest::ECHO, "")];
+        let daemon = Daemon::start(scratch, &configuration(scratch, &vms));
+        let id = daemon.wait_for_state(&loud, "running")["id"].clone();
+        let mut slow = Console::attach(&daemon, &loud, "?access=read").unwrap();
+        slow.until("idle\r\n");
+        // As its warden writes, which a guest takes minutes for: more than is kept, and than fits between here and there.
+        let ring = daemon.run_directory().join("daemon/consoles").join(id.to_string());
+        let ring = std::fs::File::options().read(true).write(true).open(ring).unwrap();
+        let mut ring = Ring::resume(ring, CONSOLE_RING_BYTES).unwrap();
+        let mut quick = Console::attach(&daemon, &loud, "?access=read&tail=0").unwrap();
+        let piece = [b'x'; 10_000];
+        for _ in 0..100 {
+            ring.append(&piece);
+            let mut read = [0; 10_000];
+            quick.stream.read_exact(&mut read).unwrap();
+            assert_eq!(read, piece);
+        }
+        let mut typist = Console::attach(&daemon, &other, "").unwrap();
+        typist.until("ready\r\n");
+        typist.stream.write_all(b"y").unwrap();
+        assert_eq!(typist.until("y"), "y");
+        // It gets what it can, without a gap, and is cut off then.
+        let read = slow.rest();
+        assert!(read.len() < 1_000_000 && read.bytes().all(|byte| byte == b'x'), "{}", read.len());
+        let again = Console::attach(&daemon, &loud, &format!("?access=read&after={}", 6 + read.len())).unwrap();
+        assert!(again.cursor > 6 + read.len() as u64, "{}", again.cursor);
+    });
+}
+
+#[test]
+fn much_is_typed_without_a_loss() {
+    test(NEEDS, |scratch| {
+        let name = scratch.vm_name();
+        let daemon = Daemon::start(scratch, &configuration(scratch, &[(&name, guest::ECHO, "")]));
+        daemon.wait_for_state(&name, "running");
+        let mut console = Console::attach(&daemon, &name, "").unwrap();
+        console.until("ready\r\n");
+        let text: String = (0..4000_u32).map(|number| char::from(b'0' + (number % 75) as u8)).collect();
+        let mut typing = console.stream.try_clone().unwrap();
+        std::thread::scope(|threads| {
+            threads.spawn(|| typing.write_all(text.as_bytes()).unwrap());
+            let mut read = vec![0; text.len()];
+            console.stream.read_exact(&mut read).unwrap();
+            assert!(read == text.as_bytes());
+        });
     });
 }

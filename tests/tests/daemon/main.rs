@@ -11,4 +11,5 @@ mod life;
 mod outliving;
 mod roles;
 mod tenants;
+mod terminals;
 mod violations;

@@ -28,6 +28,20 @@ fn request(daemon: &Daemon, user: u32, method: &str, path: &str, body: &str) -> 
     (status.parse().unwrap(), serde_json::from_str(body).unwrap_or(Value::Null))
 }
 
+/// What comes of a request for a console by a user: the status.
+fn console_status(daemon: &Daemon, user: u32, vm: &str) -> u16 {
+    let output = Command::new("curl")
+        .args(["--silent", "--include", "--no-buffer", "--max-time", "1", "--unix-socket"])
+        .arg(daemon.socket())
+        .args(["--header", "Connection: Upgrade", "--header", "Upgrade: stockade-console"])
+        .arg(format!("http://localhost/v1/vms/{vm}/console?access=read"))
+        .uid(user)
+        .gid(user)
+        .output();
+    let head = String::from_utf8_lossy(&output.unwrap().stdout).into_owned();
+    head.split(' ').nth(1).unwrap_or_else(|| panic!("{head:?}")).parse().unwrap()
+}
+
 #[test]
 fn tenants_are_apart() {
     test(NEEDS, |scratch| {
@@ -72,6 +86,11 @@ fn tenants_are_apart() {
             {
                 let (status, _) = request(&daemon, user, method, &format!("vms/{other}{what}"), "");
                 assert_eq!(status, 404, "{user} {method} {what}");
+            }
+            // Whose console it is, is seen by the same rules.
+            for (vm, log, console) in [(own, 200, 101), (other, 404, 404)] {
+                assert_eq!(request(&daemon, user, "GET", &format!("vms/{vm}/log"), "").0, log, "{user} {vm}");
+                assert_eq!(console_status(&daemon, user, vm), console, "{user} {vm}");
             }
             for path in ["reload", "reset"] {
                 assert_eq!(request(&daemon, user, "POST", path, "").0, 403, "{path}");

@@ -23,8 +23,8 @@ use stockade_supervisor::text::printable;
 #[cfg(test)]
 pub use help::EXIT_CODES;
 pub use machines::{
-    DaemonOptions, EventsArguments, ExecArguments, LoadArguments, LogArguments, LogsArguments, OneArguments,
-    PsArguments, ReloadArguments, ResetArguments, StartArguments, StatusArguments, StopArguments,
+    ConsoleArguments, DaemonOptions, EventsArguments, ExecArguments, LoadArguments, LogArguments, LogsArguments,
+    OneArguments, PsArguments, ReloadArguments, ResetArguments, StartArguments, StatusArguments, StopArguments,
 };
 pub use values::{DiskSize, ImageFormat, NewImage};
 
@@ -125,6 +125,10 @@ pub enum DaemonVerb {
     /// Shows what happens to virtual machines
     #[command(after_help = help::EVENTS)]
     Events(EventsArguments),
+
+    /// Attaches to the console of a virtual machine that runs
+    #[command(after_help = help::CONSOLE)]
+    Console(ConsoleArguments),
 
     /// Shows what a guest has written to its console
     #[command(after_help = help::LOGS)]

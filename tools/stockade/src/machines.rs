@@ -3,6 +3,7 @@
 //! Each of them sends requests as the caller, shows what comes back, and holds nothing. Names and messages are other tenants' and
 //! guests' text, so nothing of them reaches a terminal as it is.
 
+mod console;
 mod events;
 mod logs;
 mod memory;
@@ -16,7 +17,7 @@ mod words;
 use std::path::Path;
 
 use stockade_api::body::Ended;
-use stockade_api::{ErrorCode, Exit};
+use stockade_api::{ErrorCode, Exit, VmSummary};
 use stockade_client::Client;
 
 use crate::arguments::{DaemonOptions, DaemonVerb as Verb};
@@ -29,7 +30,12 @@ pub fn execute(verb: &Verb) -> u8 {
     let client = Client::new(socket);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let carried_out = match runtime {
-        Ok(runtime) => runtime.block_on(carry_out(verb, &client, Output::new(format))),
+        Ok(runtime) => {
+            let carried_out = runtime.block_on(carry_out(verb, &client, Output::new(format)));
+            // A thread may still wait for somebody to type something.
+            runtime.shutdown_background();
+            carried_out
+        }
         Err(error) => Err(Failure::own("prepare for requests", &error)),
     };
     carried_out.map_or_else(|failure| failure.report(format), |()| 0)
@@ -53,6 +59,7 @@ fn options(verb: &Verb) -> Options<'_> {
         Verb::Reset(arguments) => &arguments.daemon,
         Verb::Log(arguments) => &arguments.daemon,
         Verb::Events(arguments) => &arguments.daemon,
+        Verb::Console(arguments) => return Options { socket: &arguments.socket, format: Format::Text },
         Verb::Logs(arguments) => return Options { socket: &arguments.socket, format: Format::Text },
     };
     Options { socket, format: if *json { Format::Json } else { Format::Text } }
@@ -96,6 +103,7 @@ async fn carry_out(verb: &Verb, client: &Client, output: Output) -> Outcome {
             output.done()
         }
         Verb::Events(arguments) => events::events(arguments, client, output).await,
+        Verb::Console(arguments) => console::console(arguments, client).await,
         Verb::Logs(arguments) => logs::logs(arguments, client).await,
     }
 }
@@ -104,6 +112,17 @@ async fn carry_out(verb: &Verb, client: &Client, output: Output) -> Outcome {
 fn unless_done(error: impl Into<Failure>, done: ErrorCode) -> Failure {
     let failure = error.into();
     if failure.code == done.name() { Failure { exit: exit::NOTHING_TO_DO, ..failure } } else { failure }
+}
+
+/// Whether it is the daemon's state of the moment that is in the way.
+fn is_passing(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::Interrupted | ErrorCode::ShuttingDown)
+}
+
+/// One that would have to run.
+fn not_running(vm: &VmSummary) -> Failure {
+    let message = format!("{} is {}", vm.name, vm.state);
+    Failure::new(exit::IN_THE_WAY, ErrorCode::NotRunning.name(), message, "start it first")
 }
 
 /// What was done, and how it ended.

@@ -102,6 +102,13 @@ pub const EVENTS: &str = with_examples! {
     "stockade events -f --json | jq -r 'select(.change.state.state == \"stopped\") | .name'"
 };
 
+/// Of `stockade console`.
+pub const CONSOLE: &str = with_examples! {
+    "stockade console web                  ~. leaves it, ~? shows more"
+    "stockade console -r web | tee log     what is kept of it, and what comes"
+    "echo reboot | stockade console web    typed, after which the console goes on"
+};
+
 /// Of `stockade logs`.
 pub const LOGS: &str = with_examples! {
     "stockade logs web"

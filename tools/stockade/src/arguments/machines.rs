@@ -56,6 +56,10 @@ pub struct StartArguments {
     #[arg(value_name = "VM", value_parser = reference)]
     pub vm: VmReference,
 
+    /// Attach to its console, from the first thing that it says
+    #[arg(short, long, conflicts_with = "json")]
+    pub console: bool,
+
     #[command(flatten)]
     pub daemon: DaemonOptions,
 
@@ -240,6 +244,26 @@ pub struct ExecArguments {
 
     #[command(flatten)]
     pub command: CommandArguments,
+
+    /// Socket of the daemon
+    #[arg(long, value_name = "PATH", env = "STOCKADE_SOCKET", default_value = DEFAULT_SOCKET, hide_env_values = true)]
+    pub socket: PathBuf,
+}
+
+/// Options of `stockade console`.
+#[derive(Debug, Args)]
+pub struct ConsoleArguments {
+    /// Name or number of a virtual machine that runs
+    #[arg(value_name = "VM", value_parser = reference)]
+    pub vm: VmReference,
+
+    /// Only see what the guest writes
+    #[arg(short, long)]
+    pub read_only: bool,
+
+    /// Type in the place of whoever does now
+    #[arg(long, conflicts_with = "read_only")]
+    pub take: bool,
 
     /// Socket of the daemon
     #[arg(long, value_name = "PATH", env = "STOCKADE_SOCKET", default_value = DEFAULT_SOCKET, hide_env_values = true)]

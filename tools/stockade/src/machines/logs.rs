@@ -1,7 +1,7 @@
 //! `stockade logs`: what a guest wrote to its console, from the ring that is kept of it.
 //!
-//! Rings are root's, beside the daemon's socket; those of `stockade run` are its user's. What a guest writes is for a program as
-//! it is, and for a terminal only as far as it is text.
+//! The daemon shows consoles to whoever may see them; those of `stockade run` are its user's files. What a guest writes is for
+//! a program as it is, and for a terminal only as far as it is text.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -10,137 +10,186 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anstream::adapter::StripBytes;
-use stockade_api::ErrorCode;
+use stockade_api::{ErrorCode, VmReference, VmSummary};
+use stockade_client::console::{Following, Part};
 use stockade_client::{Client, ClientError};
 use stockade_jailer::console::read_after;
 use stockade_supervisor::machine::CONSOLE_RING_BYTES;
 use stockade_supervisor::machine::state::State;
+use tokio::time::{Instant, sleep};
 
+use super::is_passing;
 use super::output::{Outcome, failed};
 use crate::arguments::LogsArguments;
 use crate::failure::{Failure, exit};
+use crate::run::say;
 
 /// Bytes that are read at once.
 const PIECE_BYTES: usize = 64 << 10;
-
-/// How often a console is looked at that nothing was read from.
+/// How often a console is looked at that nothing was read from, and a daemon that is away.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long a daemon is looked for that was there before.
+const RECONNECTION_TIME: Duration = Duration::from_secs(60);
 
-/// After how many looks without a byte the daemon is asked whether the guest still runs.
-const LOOKS: u32 = 10;
-
-/// Shows the console of one.
+/// Shows the console of a virtual machine which the daemon knows, or else of one that `stockade run` started.
 pub async fn logs(arguments: &LogsArguments, client: &Client) -> Outcome {
-    let console = Console::find(arguments, client).await?;
-    let mut page = Page::of_standard_output();
-    let mut after = console.beginning(arguments.lines)?;
-    let mut quiet = 0;
-    loop {
-        let piece = read_after(&console.file, CONSOLE_RING_BYTES, after, PIECE_BYTES)
-            .map_err(|error| console.unreadable(&error))?;
-        after = piece.next;
-        page.write(&piece.bytes).map_err(failed)?;
-        if !piece.bytes.is_empty() {
-            quiet = 0;
-        } else if !arguments.follow || (quiet >= LOOKS && console.is_over(client, arguments).await) {
-            return Ok(());
-        } else {
-            quiet = if quiet < LOOKS { quiet + 1 } else { 0 };
-            tokio::time::sleep(PAUSE).await;
+    let failure = match client.show(&arguments.vm).await {
+        Ok(vm) if vm.generation == 0 => return Err(no_console(&format!("{} has no console yet", vm.name))),
+        Ok(vm) => return Kept { client, vm: VmReference::Id(vm.id) }.show(arguments).await,
+        Err(error) if is_unknown(&error) => error,
+        Err(error) => return Err(error.into()),
+    };
+    match arguments.vm.to_string().parse() {
+        Ok(name) if State::of_caller().console(&name).exists() => {
+            Console::open(State::of_caller().console(&name))?.show(arguments).await
         }
+        _ => Err(failure.into()),
     }
 }
 
-/// The ring of a console.
-struct Console {
-    file: File,
-    path: PathBuf,
-    /// Who knows when it ends.
-    keeper: Keeper,
+fn no_console(message: &str) -> Failure {
+    Failure::new(exit::IN_THE_WAY, "no_console", message, "start it first: it has not run yet")
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Keeper {
-    Daemon,
-    Run,
+/// The place in `all` where the last `lines` begin.
+fn beginning(all: &[u8], lines: usize) -> usize {
+    let text = all.strip_suffix(b"\n").unwrap_or(all);
+    let newlines = text.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
+    match lines.checked_sub(1) {
+        None => all.len(),
+        Some(before) => newlines.map(|(place, _)| place).nth(before).map_or(0, |place| place.saturating_add(1)),
+    }
 }
 
-impl Console {
-    /// That of a virtual machine which the daemon knows, or else of one that `stockade run` started.
-    async fn find(arguments: &LogsArguments, client: &Client) -> Result<Self, Failure> {
-        let failure = match client.show(&arguments.vm).await {
-            Ok(vm) => {
-                let folder = client.socket().parent().unwrap_or(client.socket());
-                return Self::open(folder.join("daemon/consoles").join(vm.id.to_string()), Keeper::Daemon);
+/// A console that the daemon keeps.
+struct Kept<'a> {
+    client: &'a Client,
+    vm: VmReference,
+}
+
+impl Kept<'_> {
+    async fn show(&self, arguments: &LogsArguments) -> Outcome {
+        let mut page = Page::of_standard_output();
+        let mut after = match arguments.lines {
+            None => 0,
+            Some(lines) => {
+                let mut log = self.client.console_log(&self.vm, Part::After(0), Following::No).await?;
+                let mut all = Vec::new();
+                while let Some(bytes) = log.next().await? {
+                    all.extend_from_slice(&bytes);
+                }
+                log.cursor().saturating_add(beginning(&all, lines) as u64)
             }
-            Err(error) if is_unknown(&error) => error,
-            Err(error) => return Err(error.into()),
         };
-        match arguments.vm.to_string().parse() {
-            Ok(name) if State::of_caller().console(&name).exists() => {
-                Self::open(State::of_caller().console(&name), Keeper::Run)
-            }
-            _ => Err(failure.into()),
-        }
-    }
-
-    fn open(path: PathBuf, keeper: Keeper) -> Result<Self, Failure> {
-        match File::open(&path) {
-            Ok(file) => Ok(Self { file, path, keeper }),
-            Err(error) => {
-                let message = format!("read the console {}: {error}", path.display());
-                Err(match error.kind() {
-                    io::ErrorKind::PermissionDenied => Failure::new(
-                        exit::NOT_PERMITTED,
-                        "not_permitted",
-                        message,
-                        "be root: consoles are kept for root",
-                    ),
-                    io::ErrorKind::NotFound => {
-                        Failure::new(exit::IN_THE_WAY, "no_console", message, "start it first: it has not run yet")
+        let following = if arguments.follow { Following::Yes } else { Following::No };
+        let mut lost_at = None;
+        loop {
+            match self.read(&mut after, following, &mut page).await? {
+                Ok(()) => lost_at = None,
+                Err(error) if is_unknown_to_daemon(&error) => return Ok(()),
+                Err(ClientError::Refused(error)) if !is_passing(error.code) => return Err(error.into()),
+                Err(error) => {
+                    let since = *lost_at.get_or_insert_with(|| {
+                        say("the connection to stockaded broke off; connecting again");
+                        Instant::now()
+                    });
+                    if following == Following::No || since.elapsed() > RECONNECTION_TIME {
+                        return Err(error.into());
                     }
-                    _ => Failure::new(exit::FAILED, "failed", message, ""),
-                })
+                }
             }
+            if following == Following::No || (lost_at.is_none() && self.is_over().await) {
+                return Ok(());
+            }
+            sleep(PAUSE).await;
         }
     }
 
-    fn unreadable(&self, error: &io::Error) -> Failure {
-        Failure::own(&format!("read the console {}", self.path.display()), error)
-    }
-
-    /// The cursor before the last `lines`, or before everything.
-    fn beginning(&self, lines: Option<usize>) -> Result<u64, Failure> {
-        let Some(lines) = lines else { return Ok(0) };
-        let all = read_after(&self.file, CONSOLE_RING_BYTES, 0, usize::MAX).map_err(|error| self.unreadable(&error))?;
-        let text = all.bytes.strip_suffix(b"\n").unwrap_or(&all.bytes);
-        let newlines = text.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
-        let skipped = match lines.checked_sub(1) {
-            None => all.bytes.len(),
-            Some(before) => newlines.map(|(place, _)| place).nth(before).map_or(0, |place| place.saturating_add(1)),
+    /// Shows what comes after a cursor, and moves that, until nothing more does or the connection breaks off.
+    async fn read(
+        &self,
+        after: &mut u64,
+        following: Following,
+        page: &mut Page,
+    ) -> Result<Result<(), ClientError>, Failure> {
+        let mut log = match self.client.console_log(&self.vm, Part::After(*after), following).await {
+            Ok(log) => log,
+            Err(error) => return Ok(Err(error)),
         };
-        Ok(all.next.saturating_sub(all.bytes.len().saturating_sub(skipped) as u64))
+        let lost = log.cursor().saturating_sub(*after);
+        if lost > 0 && *after > 0 {
+            say(&format!("{lost} bytes are lost: they came faster than they were read"));
+        }
+        *after = log.cursor();
+        loop {
+            match log.next().await {
+                Ok(None) => return Ok(Ok(())),
+                Ok(Some(bytes)) => {
+                    *after = after.saturating_add(bytes.len() as u64);
+                    page.write(&bytes).map_err(failed)?;
+                }
+                Err(error) => return Ok(Err(error)),
+            }
+        }
     }
 
     /// Whether nothing more is to come.
-    async fn is_over(&self, client: &Client, arguments: &LogsArguments) -> bool {
-        match self.keeper {
-            Keeper::Run => self.file.metadata().map_or(true, |metadata| metadata.nlink() == 0),
-            Keeper::Daemon => match client.show(&arguments.vm).await {
-                Ok(vm) => !vm.state.is_live(),
-                Err(error) => is_unknown(&error),
-            },
+    async fn is_over(&self) -> bool {
+        match self.client.show(&self.vm).await {
+            Ok(VmSummary { state, .. }) => !state.is_live(),
+            Err(error) => is_unknown_to_daemon(&error),
+        }
+    }
+}
+
+/// The ring of a console of `stockade run`.
+struct Console {
+    file: File,
+    path: PathBuf,
+}
+
+impl Console {
+    fn open(path: PathBuf) -> Result<Self, Failure> {
+        match File::open(&path) {
+            Ok(file) => Ok(Self { file, path }),
+            Err(error) => Err(Failure::own(&format!("read the console {}", path.display()), &error)),
+        }
+    }
+
+    async fn show(&self, arguments: &LogsArguments) -> Outcome {
+        let unreadable = |error: io::Error| Failure::own(&format!("read the console {}", self.path.display()), &error);
+        let read = |after, most| read_after(&self.file, CONSOLE_RING_BYTES, after, most).map_err(unreadable);
+        let mut page = Page::of_standard_output();
+        let mut after = match arguments.lines {
+            None => 0,
+            Some(lines) => {
+                let all = read(0, usize::MAX)?;
+                all.first().saturating_add(beginning(&all.bytes, lines) as u64)
+            }
+        };
+        loop {
+            let piece = read(after, PIECE_BYTES)?;
+            after = piece.next;
+            page.write(&piece.bytes).map_err(failed)?;
+            if !piece.bytes.is_empty() {
+                continue;
+            }
+            // It is removed with everything else of the run.
+            if !arguments.follow || self.file.metadata().map_or(true, |metadata| metadata.nlink() == 0) {
+                return Ok(());
+            }
+            sleep(PAUSE).await;
         }
     }
 }
 
 /// Whether the daemon, if there is one, knows no such virtual machine.
 fn is_unknown(error: &ClientError) -> bool {
-    match error {
-        ClientError::NotRunning { .. } => true,
-        ClientError::Refused(error) => error.code == ErrorCode::NotFound,
-        _ => false,
-    }
+    matches!(error, ClientError::NotRunning { .. }) || is_unknown_to_daemon(error)
+}
+
+fn is_unknown_to_daemon(error: &ClientError) -> bool {
+    matches!(error, ClientError::Refused(error) if error.code == ErrorCode::NotFound)
 }
 
 /// Standard output, as a console is shown on it.

@@ -67,6 +67,9 @@ fn without_a_daemon_every_verb_says_so() {
         &["log", "brief"],
         &["events"],
         &["events", "-f"],
+        &["console", "web"],
+        &["start", "web", "-c"],
+        &["start", "web", "-c", "-m", "1G"],
     ];
     for verb in verbs {
         at(folder.path(), verb).failed(11, &["stockaded is not running", "No such file", "--socket"]);

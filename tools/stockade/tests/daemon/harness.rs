@@ -152,11 +152,6 @@ impl Script {
         Finished::of(stockade(arguments).env("STOCKADE_SOCKET", self.socket()))
     }
 
-    /// As [`as_nobody`].
-    pub fn run_as_nobody<S: AsRef<OsStr>>(&self, folder: &Path, arguments: impl IntoIterator<Item = S>) -> Finished {
-        as_nobody(folder, arguments, &self.socket())
-    }
-
     /// What it was asked.
     pub fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()

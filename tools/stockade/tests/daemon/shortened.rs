@@ -16,6 +16,7 @@ fn verbs_and_words_may_be_shortened() {
 #[test]
 fn ambiguous_ones_are_listed() {
     for (verb, meant) in [
+        ("c", "console or create"),
         ("p", "pause or ps"),
         ("s", "show, start, status or stop"),
         ("lo", "load, log or logs"),
@@ -32,7 +33,7 @@ fn help_and_pages_are_there_for_every_verb() {
     let help = Finished::of(&mut stockade(["--help"])).done();
     for verb in [
         "run", "inspect", "doctor", "status", "ps", "start", "stop", "wait", "pause", "unpause", "reload", "load",
-        "reset", "log", "logs", "events", "create",
+        "reset", "log", "logs", "events", "create", "console",
     ] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(verb)), "{verb} is not in {help}");
         assert!(folder.path().join(format!("man/man1/stockade-{verb}.1")).is_file(), "{verb}");
