@@ -143,6 +143,11 @@ fn plant(with_folders: bool, victim: &Path) -> ! {
             let _ = if round % 2 == 0 { symlink(&target, file) } else { fs::hard_link(&target, file) };
         }
         let folders: &[&str] = if with_folders { &["dev", "dev/net", "run"] } else { &[] };
+        if with_folders {
+            // Beside the folder, which root does not hold: in the way at times, but never followed.
+            let _ = fs::remove_file("../confinement.json");
+            let _ = symlink(&target, "../confinement.json");
+        }
         for folder in folders {
             let aside = format!("aside-{}", folder.replace('/', "-"));
             let _ = fs::rename(folder, &aside);

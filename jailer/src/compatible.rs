@@ -21,6 +21,8 @@
 //! - A launch filter, under which the vmm's own filters are.
 //! - The program is checked, with every folder on the way to it, on the descriptor that is executed: a hard link, a folder or file
 //!   that others write to, and a program that is not static are refused.
+//! - `BASE/NAME/ID/confinement.json`, out of the vmm's reach and root's: what is in force. `stockade inspect PID` needs it for what
+//!   the kernel shows nobody. Stockade's vmm compares itself with it before it does anything else, and doesn't run if they differ.
 //! - A jail can be made again where one was, even if what was in it is hostile and still at work: nothing is reached through a link.
 //! - What fails leaves nothing behind, and with `--daemonize` and `--new-pid-ns` whoever starts the jailer hears of it. Only a
 //!   jailer that is killed halfway leaves what it has made by then: the same jail made again uses or replaces that, and
@@ -52,10 +54,9 @@
 //! - The device nodes are in the jail: the vmm opens them itself, and may ask of them what it could of any it was handed.
 //! - A disk may be made larger.
 //! - Mounts that the host makes later in the jail have the flags that the host gives them.
-//! - There is no record of what Landlock enforces, which the kernel shows nobody: `stockade inspect` says "unknown" of that layer.
-//!   Nor can the vmm compare itself with what was meant, because its command line is its client's.
 //! - There is no warden: nobody reports how the vmm ended, keeps its console, or removes its folder and control groups.
-//! - It lives on when whoever started it dies, and another process of its user that is in no jail may look into it.
+//! - It lives on when whoever started it dies, and another process of its user that is in no jail may look into it,
+//!   unless it forbids that, as Stockade's vmm does.
 //! - Without `--netns` it is in the network namespace of the host, and without `--new-pid-ns` in its PID namespace. Signals and TCP
 //!   are out of reach nevertheless; the network devices of the host are not hidden.
 //! - Without `--cgroup` nothing limits memory and processor time.
@@ -70,6 +71,7 @@ mod hierarchies;
 mod jail;
 mod mounts;
 mod process;
+mod record;
 mod tree;
 mod undo;
 

@@ -25,7 +25,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{execveat, sethostname, setsid};
 use rustix::thread::{CapabilitySet, Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
-use stockade_confinement::{Expectation, MOST_DESCRIPTORS};
+use stockade_confinement::{Ceilings, Expectation, JailRoot, MOST_DESCRIPTORS};
 
 use crate::cgroup::Cgroup;
 use crate::error::{JailError, Step};
@@ -240,8 +240,8 @@ impl Jail<'_, Unveiled> {
     /// The vmm's arguments: the plan's, and what the vmm is to find before it believes that it is confined.
     fn arguments(&self) -> Result<Vec<CString>, JailError> {
         let enforced = self.reports.iter().filter(|report| report.enforced).map(|report| report.layer);
-        let processes = u32::try_from(most_processes(self.plan)).unwrap_or(u32::MAX);
-        let expected = Expectation::new(enforced, self.plan.uid, processes);
+        let (uid, ceilings) = (self.plan.uid, Ceilings::sealed(most_processes(self.plan)));
+        let expected = Expectation::new(enforced, JailRoot::Empty, (uid, uid), ceilings);
         let without_filters = (!self.plan.wants(Layer::Seccomp)).then(|| "--no-seccomp".to_owned());
         let confined = ["--confined".to_owned(), expected.to_string()];
         let program = std::iter::once("stockade-vmm".to_owned());

@@ -16,7 +16,7 @@ use nix::sys::wait::waitpid;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{ForkResult, Pid};
 use serde::{Deserialize, Serialize};
-use stockade_confinement::Record;
+use stockade_confinement::{JailKind, Record};
 
 use crate::cgroup::Cgroup;
 use crate::confirm::confirm;
@@ -195,9 +195,9 @@ fn record(watch: &Watch, plan: &Plan, layers: &[LayerReport]) -> io::Result<()> 
         id: plan.id.clone(),
         pid: watch.pid(),
         identity: stockade_confinement::identity(watch)?,
-        warden: Pid::this().as_raw(),
         uid: plan.uid,
-        limits: plan.limits.clone(),
+        gid: plan.uid,
+        jail: JailKind::Sealed { warden: Pid::this().as_raw(), limits: plan.limits.clone() },
         layers: layers.to_vec(),
     };
     let path = plan.run_directory.join(Record::FILE);

@@ -4,9 +4,12 @@ use std::io;
 use std::path::Path;
 
 use serde::Serialize;
-use stockade_confinement::{Confinement, Process, ReadError, Record, RecordError, Verdict, identity};
+use stockade_confinement::{Confinement, JailKind, Process, ReadError, Record, RecordError, Root, Verdict, identity};
 
 use crate::machine::state::State;
+
+/// Name of a root directory in the folder of a jail of compatible mode.
+const ROOT: &str = "root";
 
 /// What was found.
 #[derive(Debug, Serialize)]
@@ -63,7 +66,8 @@ fn there_are(known: &[String]) -> String {
     if known.is_empty() { "none runs".to_owned() } else { format!("there are: {}", known.join(", ")) }
 }
 
-/// Looks at `subject`: the name of a virtual machine that `stockade run` started, or the number of a process.
+/// Looks at `subject`: the name of a virtual machine that `stockade run` started, the folder of a jail of compatible mode, or the
+/// number of a process.
 ///
 /// # Errors
 /// There is none, or it can't be looked at.
@@ -72,14 +76,15 @@ pub fn inspect(subject: &str) -> Result<Inspection, InspectionError> {
 }
 
 fn inspect_among(machines: &Path, subject: &str) -> Result<Inspection, InspectionError> {
-    let (process, record) = match (find(machines, subject)?, subject.parse()) {
+    let found = if subject.contains('/') { Some(compatible(subject)?) } else { find(machines, subject)? };
+    let (process, record) = match (found, subject.parse()) {
         (Some(record), _) => {
             let process = process_of(&record).ok_or_else(|| InspectionError::Ended(subject.to_owned()))?;
             (process, Some(record))
         }
         (None, Ok(pid)) => {
             let process = Process::open(pid)?;
-            let record = record_of(machines, &process);
+            let record = record_of(machines, &process).or_else(|| record_around(&process));
             (process, record)
         }
         (None, Err(_)) => {
@@ -113,6 +118,26 @@ fn find(machines: &Path, name: &str) -> Result<Option<Record>, InspectionError> 
         }
         Err(source) => Err(InspectionError::Record { name: name.to_owned(), source }),
     }
+}
+
+/// The record of the jail of compatible mode in this folder, or around this root directory.
+fn compatible(folder: &str) -> Result<Record, InspectionError> {
+    let path = Path::new(folder);
+    let missing =
+        |error: &RecordError| matches!(error, RecordError::Read(error) if error.kind() == io::ErrorKind::NotFound);
+    let around = |error| match path.parent().filter(|_| path.ends_with(ROOT) && missing(&error)) {
+        Some(around) => Record::read(around),
+        None => Err(error),
+    };
+    let record = Record::read(path).or_else(around);
+    record.map_err(|source| InspectionError::Record { name: folder.to_owned(), source })
+}
+
+/// The record beside the root directory of `process`, if it is in a jail of compatible mode.
+fn record_around(process: &Process) -> Option<Record> {
+    let root = Root::read(process).ok()?.place().ok()??;
+    let record = Record::read(root.parent()?).ok()?;
+    (matches!(record.jail, JailKind::Compatible { .. }) && is_of(&record, process)).then_some(record)
 }
 
 /// The vmm that a record is about, if it is still there.
@@ -164,9 +189,9 @@ mod tests {
             id: "one".into(),
             pid,
             identity: identity(Process::open(pid).unwrap().descriptor().unwrap()).unwrap(),
-            warden: 1,
             uid: 1,
-            limits: Limits { memory_bytes: 1, processes: 1, cpu_percent: 1 },
+            gid: 1,
+            jail: JailKind::Sealed { warden: 1, limits: Limits { memory_bytes: 1, processes: 1, cpu_percent: 1 } },
             layers,
         }
     }

@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::path::Path;
 
 use lexopt::prelude::*;
-use stockade_confinement::Expectation;
+use stockade_confinement::{Expectation, ExpectationError};
 use stockade_vmm_api::FIRECRACKER_VERSION;
 use stockade_vmm_api::id::{VmId, VmIdError};
 use stockade_vmm_api::logger::Logger;
@@ -86,6 +86,12 @@ pub enum ArgumentError {
         /// Its value.
         value: OsString,
     },
+    /// What a jailer says that this vmm doesn't understand.
+    #[error("{variable}: {source}; it is the jailer's to set, and has to be of the same version", variable = Expectation::VARIABLE)]
+    Confinement {
+        /// Why.
+        source: ExpectationError,
+    },
     /// A name that a VM can't have.
     #[error("--id {id:?}: {source}")]
     Id {
@@ -136,6 +142,20 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, A
         given.push(option);
     }
     Ok(Command::Run(Box::new(parsed.finish()?)))
+}
+
+impl Arguments {
+    /// Takes over what a jailer says whose vmm's command line is a client's: the value of [`Expectation::VARIABLE`].
+    ///
+    /// # Errors
+    /// If it is not understood.
+    pub fn hear(&mut self, variable: Option<OsString>) -> Result<(), ArgumentError> {
+        if let Some(text) = variable.filter(|_| self.confinement.is_none()) {
+            let expected = text.to_string_lossy().parse();
+            self.confinement = Some(expected.map_err(|source| ArgumentError::Confinement { source })?);
+        }
+        Ok(())
+    }
 }
 
 #[derive(Default)]

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
+use stockade_confinement::Expectation;
 use stockade_devices::legacy::boot_timer::Timestamp;
-use stockade_vmm::cli::{self, Arguments, Command};
+use stockade_vmm::cli::{self, ArgumentError, Arguments, Command};
 use stockade_vmm::process::{self, Failure};
 use stockade_vmm::sys;
 
@@ -18,12 +19,17 @@ fn main() -> ExitCode {
     match cli::parse(std::env::args_os()) {
         Ok(Command::Version) => print(&cli::version(&program.to_string_lossy())),
         Ok(Command::Help) => print(cli::HELP),
-        Ok(Command::Run(arguments)) => run(*arguments, start),
-        Err(error) => {
-            eprintln!("error: {error}");
-            BAD_ARGUMENTS.into()
-        }
+        Ok(Command::Run(mut arguments)) => match arguments.hear(std::env::var_os(Expectation::VARIABLE)) {
+            Ok(()) => run(*arguments, start),
+            Err(error) => refuse(&error),
+        },
+        Err(error) => refuse(&error),
     }
+}
+
+fn refuse(error: &ArgumentError) -> ExitCode {
+    eprintln!("error: {error}");
+    BAD_ARGUMENTS.into()
 }
 
 fn print(text: &str) -> ExitCode {

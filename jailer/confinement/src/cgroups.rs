@@ -183,6 +183,7 @@ mod tests {
 
     fn mount(root: &str, point: &Path, file_system: &str, option: &str) -> Mount {
         Mount {
+            device: "0:1".into(),
             root: root.into(),
             point: point.display().to_string(),
             options: vec!["rw".into()],

@@ -4,14 +4,14 @@
 //! | layer | what is asked |
 //! |---|---|
 //! | namespaces | that it is process 1, without a parent |
-//! | root | that the root is mounted read-only, nosuid, nodev and noexec |
+//! | root | that it is mounted read-only, nosuid, nodev and noexec; in compatible mode nosuid and noexec, and that it is the jail's folder |
 //! | resource-limits | each of them |
 //! | capabilities | four sets and the securebits; what is ambient would be permitted |
 //! | uid | real, effective and saved user and group, and the other groups |
 //! | landlock | that the root, which everybody may read, can't be opened |
 //! | seccomp | that there is a filter |
 //!
-//! A control group can't be seen from inside. No layer is put on without no_new_privs, so that is asked always.
+//! A control group can't be seen from inside, nor can namespaces by who is not the first process of its own. No layer is put on without no_new_privs, so that is asked always.
 
 use std::fmt;
 use std::fs::File;
@@ -19,7 +19,7 @@ use std::io;
 use std::str::FromStr;
 
 use nix::unistd::{getgroups, getresgid, getresuid};
-use rustix::fs::{StatVfsMountFlags, statvfs};
+use rustix::fs::{StatVfsMountFlags, stat, statvfs};
 use rustix::process::{Resource, getpid, getppid, getrlimit};
 use rustix::thread::{
     CapabilitiesSecureBits, CapabilitySet, SecureComputingMode, capabilities, capabilities_secure_bits,
@@ -27,10 +27,15 @@ use rustix::thread::{
 };
 
 use crate::layer::Layer;
-use crate::limits::MOST_DESCRIPTORS;
+use crate::limits::Ceilings;
 
-/// What a process in a jail is to find. As text: names of layers with commas between them, two of them with a number:
-/// `namespaces,resource-limits=18,uid=1879048193`, where 18 is for processes.
+/// What a process in a jail is to find. As text: names of layers with commas between them, some of them with numbers:
+///
+/// | word | numbers |
+/// |---|---|
+/// | `root=DEVICE:INODE` | those of the root directory; without, it is an empty one |
+/// | `resource-limits=PROCESSES:DESCRIPTORS:BYTES` | most processes, descriptors, and bytes of locked memory |
+/// | `uid=USER:GROUP` | what it is |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expectation {
     layers: Vec<Expected>,
@@ -39,9 +44,19 @@ pub struct Expectation {
 /// A layer, and what exactly is expected of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expected {
-    ResourceLimits { processes: u32 },
-    Uid(u32),
+    Root(JailRoot),
+    ResourceLimits(Ceilings),
+    Uid { uid: u32, gid: u32 },
     Other(Layer),
+}
+
+/// The root directory of a jail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JailRoot {
+    /// An empty one, that can't be written.
+    Empty,
+    /// A folder of the host, by its device (`st_dev`) and its number there (`st_ino`).
+    Folder(u64, u64),
 }
 
 /// What is in force is not what was reported.
@@ -60,11 +75,20 @@ pub struct Mismatch {
 pub struct ExpectationError(String);
 
 impl Expectation {
-    /// Expects `layers`, of a process that is user and group `uid` and whose user may have that many processes.
-    pub fn new(layers: impl IntoIterator<Item = Layer>, uid: u32, processes: u32) -> Self {
+    /// The variable of its environment by which a vmm is told what to find if its command line is another's.
+    pub const VARIABLE: &str = "STOCKADE_CONFINED";
+
+    /// Expects `layers`, of a process with this root, user, group and these limits.
+    pub fn new(
+        layers: impl IntoIterator<Item = Layer>,
+        root: JailRoot,
+        (uid, gid): (u32, u32),
+        ceilings: Ceilings,
+    ) -> Self {
         let expected = |layer| match layer {
-            Layer::ResourceLimits => Expected::ResourceLimits { processes },
-            Layer::Uid => Expected::Uid(uid),
+            Layer::Root => Expected::Root(root),
+            Layer::ResourceLimits => Expected::ResourceLimits(ceilings),
+            Layer::Uid => Expected::Uid { uid, gid },
             other => Expected::Other(other),
         };
         Self { layers: layers.into_iter().map(expected).collect() }
@@ -84,22 +108,23 @@ impl Expectation {
 impl Expected {
     fn layer(self) -> Layer {
         match self {
-            Self::ResourceLimits { .. } => Layer::ResourceLimits,
-            Self::Uid(_) => Layer::Uid,
+            Self::Root(_) => Layer::Root,
+            Self::ResourceLimits(_) => Layer::ResourceLimits,
+            Self::Uid { .. } => Layer::Uid,
             Self::Other(layer) => layer,
         }
     }
 
     fn confirm(self) -> Result<(), String> {
         match self {
-            Self::ResourceLimits { processes } => confirm_limits(processes.into()),
-            Self::Uid(uid) => confirm_user(uid),
+            Self::Root(root) => confirm_root(root),
+            Self::ResourceLimits(ceilings) => confirm_limits(ceilings),
+            Self::Uid { uid, gid } => confirm_user(uid, gid),
             Self::Other(Layer::Capabilities) => confirm_capabilities(),
             Self::Other(Layer::Namespaces) => {
                 expect("its process id", Ok::<_, io::Error>(getpid().as_raw_pid()), 1)?;
                 expect("its parent", Ok::<_, io::Error>(getppid()), None)
             }
-            Self::Other(Layer::Root) => confirm_root(),
             Self::Other(Layer::Landlock) => match File::open("/").map_err(|error| error.kind()) {
                 Err(io::ErrorKind::PermissionDenied) => Ok(()),
                 other => Err(format!("opening the root gave {other:?}, not that it is forbidden")),
@@ -108,7 +133,7 @@ impl Expected {
                 expect("the mode of seccomp", secure_computing_mode(), SecureComputingMode::Filter)
             }
             // Nothing to be seen from inside.
-            Self::Other(Layer::Cgroup | Layer::ResourceLimits | Layer::Uid) => Ok(()),
+            Self::Other(Layer::Cgroup | Layer::Root | Layer::ResourceLimits | Layer::Uid) => Ok(()),
         }
     }
 }
@@ -125,11 +150,11 @@ fn expect<T: fmt::Debug + PartialEq>(
     }
 }
 
-fn confirm_user(uid: u32) -> Result<(), String> {
+fn confirm_user(uid: u32, gid: u32) -> Result<(), String> {
     let users = getresuid().map(|ids| [ids.real.as_raw(), ids.effective.as_raw(), ids.saved.as_raw()]);
     expect("the user", users, [uid; 3])?;
     let groups = getresgid().map(|ids| [ids.real.as_raw(), ids.effective.as_raw(), ids.saved.as_raw()]);
-    expect("the group", groups, [uid; 3])?;
+    expect("the group", groups, [gid; 3])?;
     expect("the number of other groups", getgroups().map(|groups| groups.len()), 0)
 }
 
@@ -151,12 +176,12 @@ fn confirm_capabilities() -> Result<(), String> {
     expect("securebits", capabilities_secure_bits(), locked)
 }
 
-fn confirm_limits(processes: u64) -> Result<(), String> {
+fn confirm_limits(ceilings: Ceilings) -> Result<(), String> {
     let limits = [
         ("core file size", Resource::Core, 0),
-        ("open files", Resource::Nofile, MOST_DESCRIPTORS),
-        ("processes", Resource::Nproc, processes),
-        ("locked memory", Resource::Memlock, 0),
+        ("open files", Resource::Nofile, ceilings.descriptors),
+        ("processes", Resource::Nproc, ceilings.processes),
+        ("locked memory", Resource::Memlock, ceilings.locked_bytes),
         ("message queues", Resource::Msgqueue, 0),
     ];
     limits.into_iter().try_for_each(|(name, resource, limit)| {
@@ -165,9 +190,14 @@ fn confirm_limits(processes: u64) -> Result<(), String> {
     })
 }
 
-fn confirm_root() -> Result<(), String> {
-    let flags =
-        StatVfsMountFlags::RDONLY | StatVfsMountFlags::NOSUID | StatVfsMountFlags::NODEV | StatVfsMountFlags::NOEXEC;
+fn confirm_root(root: JailRoot) -> Result<(), String> {
+    let mut flags = StatVfsMountFlags::NOSUID | StatVfsMountFlags::NOEXEC;
+    match root {
+        JailRoot::Empty => flags |= StatVfsMountFlags::RDONLY | StatVfsMountFlags::NODEV,
+        JailRoot::Folder(device, inode) => {
+            expect("the root", stat("/").map(|found| (found.st_dev, found.st_ino)), (device, inode))?;
+        }
+    }
     expect("the root's mount", statvfs("/").map(|found| found.f_flag & flags), flags)
 }
 
@@ -177,10 +207,12 @@ impl fmt::Display for Expectation {
             let comma = if index == 0 { "" } else { "," };
             write!(formatter, "{comma}{}", expected.layer().name())?;
             match expected {
-                Expected::ResourceLimits { processes: number } | Expected::Uid(number) => {
-                    write!(formatter, "={number}")?
+                Expected::Root(JailRoot::Folder(device, inode)) => write!(formatter, "={device}:{inode}")?,
+                Expected::ResourceLimits(Ceilings { descriptors, processes, locked_bytes }) => {
+                    write!(formatter, "={processes}:{descriptors}:{locked_bytes}")?;
                 }
-                Expected::Other(_) => {}
+                Expected::Uid { uid, gid } => write!(formatter, "={uid}:{gid}")?,
+                Expected::Root(JailRoot::Empty) | Expected::Other(_) => {}
             }
         }
         Ok(())
@@ -201,16 +233,20 @@ impl FromStr for Expected {
 
     fn from_str(word: &str) -> Result<Self, Self::Err> {
         let bad = || ExpectationError(word.to_owned());
-        let (name, number) = match word.split_once('=') {
-            Some((name, number)) => (name, Some(number.parse().map_err(|_| bad())?)),
-            None => (word, None),
-        };
+        let (name, numbers) = word.split_once('=').unwrap_or((word, ""));
+        let numbers: Result<Vec<u64>, _> =
+            numbers.split(':').filter(|_| word.contains('=')).map(|number| number.parse().map_err(|_| bad())).collect();
+        let id = |number: &u64| u32::try_from(*number).map_err(|_| bad());
         let layer = Layer::ALL.into_iter().find(|layer| layer.name() == name).ok_or_else(bad)?;
-        match (layer, number) {
-            (Layer::ResourceLimits, Some(processes)) => Ok(Self::ResourceLimits { processes }),
-            (Layer::Uid, Some(uid)) => Ok(Self::Uid(uid)),
-            (Layer::ResourceLimits | Layer::Uid, None) | (_, Some(_)) => Err(bad()),
-            (other, None) => Ok(Self::Other(other)),
+        match (layer, numbers?.as_slice()) {
+            (Layer::Root, []) => Ok(Self::Root(JailRoot::Empty)),
+            (Layer::Root, [device, inode]) => Ok(Self::Root(JailRoot::Folder(*device, *inode))),
+            (Layer::ResourceLimits, &[processes, descriptors, locked_bytes]) => {
+                Ok(Self::ResourceLimits(Ceilings { descriptors, processes, locked_bytes }))
+            }
+            (Layer::Uid, [uid, gid]) => Ok(Self::Uid { uid: id(uid)?, gid: id(gid)? }),
+            (Layer::Root | Layer::ResourceLimits | Layer::Uid, _) | (_, [_, ..]) => Err(bad()),
+            (other, []) => Ok(Self::Other(other)),
         }
     }
 }
@@ -223,7 +259,19 @@ mod tests {
 
     #[test]
     fn texts_that_are_none_are_named() {
-        for word in ["x", "uid", "uid=", "uid=x", "uid=-1", "root=1", "resource-limits", " root"] {
+        for word in [
+            "x",
+            "uid",
+            "uid=",
+            "uid=x:1",
+            "uid=-1:1",
+            "uid=4294967296:1",
+            "uid=1",
+            "root=1",
+            "resource-limits=1:2",
+            " root",
+            "seccomp=",
+        ] {
             let text = format!("landlock,{word},seccomp");
             assert_eq!(text.parse::<Expectation>(), Err(ExpectationError(word.to_owned())));
         }
@@ -238,7 +286,8 @@ mod tests {
             let (expected, error) = std::thread::spawn(move || {
                 // So that the next thing is looked at; for this thread alone.
                 rustix::thread::set_no_new_privs(true).unwrap();
-                let expected = Expectation::new([layer], 0x7abc_def0, 3);
+                let expected =
+                    Expectation::new([layer], JailRoot::Folder(1, 2), (0x7abc_def0, 0x7abc_def0), Ceilings::sealed(3));
                 let error = expected.confirm().unwrap_err();
                 (expected, error)
             })
@@ -247,21 +296,25 @@ mod tests {
             let start = format!("the jail is not what the jailer reported: {}: ", layer.name());
             assert!(error.to_string().starts_with(&start), "{expected}: {error}");
         }
-        let error = std::thread::spawn(|| Expectation::new([], 0, 0).confirm()).join().unwrap();
+        let error = std::thread::spawn(|| Expectation::new([], JailRoot::Empty, (0, 0), Ceilings::sealed(0)).confirm())
+            .join()
+            .unwrap();
         // It may run in something else's jail.
         assert_eq!(error.is_err(), !no_new_privs().unwrap());
     }
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(mask in any::<u8>(), uid in any::<u32>(), processes in any::<u32>()) {
+        fn what_is_written_is_read(mask in any::<u8>(), ids: (u32, u32), limits: (u64, u64, u64), root: Option<(u64, u64)>) {
             let layers = Layer::ALL.into_iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1).map(|(_, layer)| layer);
-            let expectation = Expectation::new(layers, uid, processes);
+            let root = root.map_or(JailRoot::Empty, |(device, inode)| JailRoot::Folder(device, inode));
+            let (descriptors, processes, locked_bytes) = limits;
+            let expectation = Expectation::new(layers, root, ids, Ceilings { descriptors, processes, locked_bytes });
             prop_assert_eq!(expectation.to_string().parse::<Expectation>().unwrap(), expectation);
         }
 
         #[test]
-        fn no_text_is_a_surprise(text in "[a-z,=0-9-]{0,40}") {
+        fn no_text_is_a_surprise(text in "[a-z,=:0-9-]{0,40}") {
             let _ = text.parse::<Expectation>();
         }
     }

@@ -2,12 +2,31 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::ParseError;
 
 /// Most descriptors of a vmm: its own, and one for each connection over vsock.
 pub const MOST_DESCRIPTORS: u64 = 4096;
+
+/// The resource limits that a jail sets beside those that are 0: core dumps and message queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ceilings {
+    /// Open descriptors.
+    pub descriptors: u64,
+    /// Processes and threads of the user.
+    pub processes: u64,
+    /// Locked memory, bytes.
+    pub locked_bytes: u64,
+}
+
+impl Ceilings {
+    /// Those of a sealed jail with so many processes.
+    pub const fn sealed(processes: u64) -> Self {
+        Self { descriptors: MOST_DESCRIPTORS, processes, locked_bytes: 0 }
+    }
+}
 
 /// The limits of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

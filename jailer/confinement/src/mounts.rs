@@ -1,5 +1,9 @@
 //! What of the file system a process sees: its root directory, and the mounts below that.
 
+use std::path::{Path, PathBuf};
+
+use rustix::fs::lstat;
+use rustix::process::getpid;
 use serde::Serialize;
 
 use crate::error::{ParseError, ReadError};
@@ -12,6 +16,8 @@ pub struct Root {
     pub path: String,
     /// Every mount that it can reach by a path.
     pub mounts: Vec<Mount>,
+    /// The device that it is on (`st_dev`), and its number there (`st_ino`).
+    pub identity: (u64, u64),
     /// How many names are in it. Only counted where nobody but the kernel answers: in a memory file system that is the only mount.
     pub names: Option<usize>,
 }
@@ -19,6 +25,8 @@ pub struct Root {
 /// A mount: a line of `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Mount {
+    /// The device of the file system: `MAJOR:MINOR`.
+    pub device: String,
     /// Which folder of the file system is mounted.
     pub root: String,
     /// Where.
@@ -40,10 +48,28 @@ impl Root {
     /// It can't be read.
     pub fn read(process: &Process) -> Result<Self, ReadError> {
         let path = process.link("root")?;
+        let identity = process.metadata("root")?;
+        let identity = (identity.st_dev, identity.st_ino);
         let mounts = process.parsed("mountinfo", Mount::parse_all)?;
         let is_answered_by_kernel = matches!(mounts.as_slice(), [only] if only.file_system == "tmpfs");
         let names = is_answered_by_kernel.then(|| process.names("root/").map(|names| names.len())).transpose()?;
-        Ok(Self { path, mounts, names })
+        Ok(Self { path, mounts, identity, names })
+    }
+
+    /// Where this is among the mounts of the reader; none if no path leads there.
+    ///
+    /// # Errors
+    /// The reader's mounts can't be read.
+    pub fn place(&self) -> Result<Option<PathBuf>, ReadError> {
+        let Some(own) = self.mounts.iter().find(|mount| mount.point == "/") else { return Ok(None) };
+        let reader = Process::open(getpid().as_raw_nonzero().get())?;
+        let mounts = reader.parsed("mountinfo", Mount::parse_all)?;
+        let here = |mount: &Mount| {
+            let below = Path::new(&own.root).strip_prefix(&mount.root).ok().filter(|_| mount.device == own.device)?;
+            Some(Path::new(&mount.point).join(below))
+        };
+        let is_it = |path: &PathBuf| lstat(path).is_ok_and(|found| (found.st_dev, found.st_ino) == self.identity);
+        Ok(mounts.iter().filter_map(here).find(is_it))
     }
 }
 
@@ -70,8 +96,10 @@ impl Mount {
         let bad = || ParseError::invalid("a mount", line);
         // Any number of optional fields are before the lone hyphen.
         let (mount, file_system) = line.split_once(" - ").ok_or_else(bad)?;
-        let mut mount = mount.split(' ').skip(3);
-        let (Some(root), Some(point), Some(options)) = (mount.next(), mount.next(), mount.next()) else {
+        let mut mount = mount.split(' ').skip(2);
+        let (Some(device), Some(root), Some(point), Some(options)) =
+            (mount.next(), mount.next(), mount.next(), mount.next())
+        else {
             return Err(bad());
         };
         let mut file_system = file_system.split(' ');
@@ -82,6 +110,7 @@ impl Mount {
         };
         let list = |options: &str| options.split(',').map(str::to_owned).collect();
         Ok(Self {
+            device: device.to_owned(),
             root: unescape(root),
             point: unescape(point),
             options: list(options),
@@ -129,11 +158,21 @@ mod tests {
         let points: Vec<_> = mounts.iter().map(|mount| mount.point.as_str()).collect();
         assert_eq!(points, ["/proc", "/", "/mnt/sand\\boxing", "/sys/fs/cgroup/memory"]);
         let disk = &mounts[1];
+        assert_eq!(disk.device, "254:0");
         assert_eq!((disk.file_system.as_str(), disk.source.as_str()), ("ext4", "/dev/vda"));
         assert!(!disk.is_read_only() && disk.has("relatime"));
         let sandbox = &mounts[2];
         assert_eq!((sandbox.root.as_str(), sandbox.source.as_str()), ("/a b", "model\ttools"));
         assert!(sandbox.is_read_only() && sandbox.has("nosuid") && !sandbox.has("noexec"));
+    }
+
+    #[test]
+    fn the_root_of_this_test_is_where_it_is() {
+        let own = Process::open(getpid().as_raw_nonzero().get()).unwrap();
+        let root = Root::read(&own).unwrap();
+        assert_eq!(root.place().unwrap().as_deref(), Some(Path::new("/")));
+        let elsewhere = Root { identity: (0, 0), ..root };
+        assert_eq!(elsewhere.place().unwrap(), None);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What the jailer wrote down when a jail was complete: the only word on what the kernel shows nobody, Landlock above all.
 //!
-//! It is [`Record::FILE`] in the folder of the VM, belongs to whoever started the jailer, and nobody may write it: neither the vmm
-//! nor its warden can reach it with their layers on. One that is neither root's nor the reader's own is not believed.
+//! It is [`Record::FILE`] in the folder of the VM, in compatible mode in that around its root directory. It belongs to whoever
+//! started the jailer, and nobody may write it: neither the vmm nor its warden can reach it with their layers on. One that is
+//! neither root's nor the reader's own is not believed.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,6 +15,7 @@ use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::layer::{Layer, LayerReport, Limits};
+use crate::limits::Ceilings;
 
 /// What the jailer recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,14 +26,34 @@ pub struct Record {
     pub pid: i32,
     /// Number of the vmm in the kernel, which no later process has (see [`identity`]).
     pub identity: u64,
-    /// Process id of the warden.
-    pub warden: i32,
-    /// User and group id that were leased for the VM.
+    /// User id of the vmm.
     pub uid: u32,
-    /// What the VM may use of the host.
-    pub limits: Limits,
+    /// Its group id.
+    pub gid: u32,
+    /// Which kind of jail it is.
+    pub jail: JailKind,
     /// What is in force.
     pub layers: Vec<LayerReport>,
+}
+
+/// A kind of jail, with what there is to know of one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum JailKind {
+    /// With an empty root directory, and a user id that was leased.
+    Sealed {
+        /// Process id of the warden.
+        warden: i32,
+        /// What the VM may use of the host.
+        limits: Limits,
+    },
+    /// In the place of Firecracker's jailer.
+    Compatible {
+        /// The root directory: the device that it is on (`st_dev`), and its number there (`st_ino`).
+        root: (u64, u64),
+        /// What the process may use.
+        ceilings: Ceilings,
+    },
 }
 
 /// A record that can't be used.
@@ -85,6 +107,31 @@ impl Record {
         serde_json::from_slice(&text).map_err(RecordError::Syntax)
     }
 
+    /// What the VM may use of the host, if that is limited as a whole.
+    pub fn limits(&self) -> Option<&Limits> {
+        match &self.jail {
+            JailKind::Sealed { limits, .. } => Some(limits),
+            JailKind::Compatible { .. } => None,
+        }
+    }
+
+    /// Process id of the warden, if there is one.
+    pub fn warden(&self) -> Option<i32> {
+        match &self.jail {
+            JailKind::Sealed { warden, .. } => Some(*warden),
+            JailKind::Compatible { .. } => None,
+        }
+    }
+
+    /// Resource limits of the process.
+    pub fn ceilings(&self) -> Ceilings {
+        match &self.jail {
+            // The warden is one of its user's, too.
+            JailKind::Sealed { limits, .. } => Ceilings::sealed(limits.processes.saturating_add(1).into()),
+            JailKind::Compatible { ceilings, .. } => *ceilings,
+        }
+    }
+
     /// What became of `layer`.
     pub fn layer(&self, layer: Layer) -> Option<&LayerReport> {
         self.layers.iter().find(|report| report.layer == layer)
@@ -112,9 +159,12 @@ pub(crate) mod tests {
             id: "x".into(),
             pid: 3171,
             identity: 1,
-            warden: 3170,
             uid: 0x7000_0001,
-            limits: Limits { memory_bytes: 1 << 28, processes: 17, cpu_percent: 150 },
+            gid: 0x7000_0001,
+            jail: JailKind::Sealed {
+                warden: 3170,
+                limits: Limits { memory_bytes: 1 << 28, processes: 17, cpu_percent: 150 },
+            },
             layers: Layer::ALL
                 .map(|layer| LayerReport { layer, enforced: true, detail: "as the jailer says".into() })
                 .into(),

@@ -14,9 +14,9 @@ use serde::Serialize;
 
 use crate::confinement::Confinement;
 use crate::layer::Layer;
-use crate::limits::{Limit, MOST_DESCRIPTORS};
+use crate::limits::{Ceilings, Limit, MOST_DESCRIPTORS};
 use crate::namespaces::NamespaceKind;
-use crate::record::Record;
+use crate::record::{JailKind, Record};
 
 /// What is to be said of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -72,8 +72,8 @@ impl Verdict {
         let judge = |layer| {
             let Finding { state, text } = match layer {
                 Layer::Cgroup => cgroup::judge(&confinement.cgroups, record),
-                Layer::Namespaces => namespaces(confinement),
-                Layer::Root => root::judge(confinement),
+                Layer::Namespaces => namespaces(confinement, record),
+                Layer::Root => root::judge(confinement, record),
                 Layer::ResourceLimits => resource_limits(confinement, record),
                 Layer::Capabilities => identity::judge_capabilities(&confinement.threads),
                 Layer::Uid => identity::judge_user(confinement, record),
@@ -108,7 +108,7 @@ impl Verdict {
         let summary = match state {
             State::On => "confined: every layer is on".to_owned(),
             State::Off => "not confined: no layer is on".to_owned(),
-            State::Weak | State::Unknown => format!("not confined as meant: look at {}", wrong.join(", ")),
+            State::Weak | State::Unknown => format!("not confined in full: look at {}", wrong.join(", ")),
         };
         Self { state, summary, layers }
     }
@@ -135,26 +135,30 @@ impl Finding {
     }
 }
 
-fn namespaces(confinement: &Confinement) -> Finding {
+/// What makes the namespaces that a jail of compatible mode has only on demand.
+const ON_DEMAND: &str = "the jailer makes those for network and processes with --netns and --new-pid-ns";
+
+fn namespaces(confinement: &Confinement, record: Option<&Record>) -> Finding {
     let expected = || NamespaceKind::ALL.into_iter().filter(|kind| kind.is_expected());
     let (own, shared): (Vec<_>, Vec<_>) = expected().partition(|kind| confinement.namespaces.is_own(*kind));
     let list = |kinds: Vec<NamespaceKind>| kinds.into_iter().map(NamespaceKind::name).collect::<Vec<_>>().join(", ");
     if own.is_empty() {
         return Finding::off("shares every namespace with the host");
     }
-    let wrong: Vec<_> =
+    let mut wrong: Vec<_> =
         (!shared.is_empty()).then(|| format!("shares the host's {}", list(shared))).into_iter().collect();
+    let is_compatible = record.is_some_and(|record| matches!(record.jail, JailKind::Compatible { .. }));
+    wrong.extend((is_compatible && !wrong.is_empty()).then(|| ON_DEMAND.to_owned()));
     Finding::weak_if(&wrong, format!("own {}", list(own)))
 }
 
 fn resource_limits(confinement: &Confinement, record: Option<&Record>) -> Finding {
-    // The warden is one of its user's, too.
-    let processes = record.map_or(MOST_DESCRIPTORS, |record| u64::from(record.limits.processes).saturating_add(1));
+    let ceilings = record.map_or(Ceilings::sealed(MOST_DESCRIPTORS), Record::ceilings);
     let expected = [
         ("core file size", 0),
-        ("open files", MOST_DESCRIPTORS),
-        ("processes", processes),
-        ("locked memory", 0),
+        ("open files", ceilings.descriptors),
+        ("processes", ceilings.processes),
+        ("locked memory", ceilings.locked_bytes),
         ("msgqueue size", 0),
     ];
     let of = |name| confinement.limits.hard(name);
@@ -170,7 +174,15 @@ fn resource_limits(confinement: &Confinement, record: Option<&Record>) -> Findin
     }
     Finding::weak_if(
         &wrong,
-        format!("no core dump, {} descriptors, {} processes, no locked memory", of("open files"), of("processes")),
+        format!(
+            "no core dump, {} descriptors, {} processes, {} locked memory",
+            of("open files"),
+            of("processes"),
+            match of("locked memory") {
+                Limit(Some(bytes)) if bytes > 0 => format!("{} KiB of", bytes / 1024),
+                _ => "no".to_owned(),
+            }
+        ),
     )
 }
 

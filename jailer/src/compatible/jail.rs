@@ -5,10 +5,10 @@
 //! |---|---|
 //! | [`fill`](Jail::fill) | what the folder has: folders, device nodes, and the program if that is copied |
 //! | [`isolate`](Jail::isolate) | cgroup, namespaces |
-//! | [`change_root`](Jail::change_root) | root, and the pid file in it |
+//! | [`change_root`](Jail::change_root) | root, the pid file in it, and an empty record beside it |
 //! | [`limit`](Jail::limit) | resource-limits |
 //! | [`drop_privileges`](Jail::drop_privileges) | capabilities, uid |
-//! | [`unveil`](Jail::unveil) | landlock |
+//! | [`unveil`](Jail::unveil) | landlock, with which the record is written, and the last resource limit |
 //! | [`execute`](Jail::execute) | seccomp, and the vmm |
 //!
 //! A jail that is dropped on the way is undone.
@@ -28,6 +28,7 @@ use nix::unistd::{execveat, sethostname};
 use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use seccomp_filters::{Policy, Rights, Role, UnveilError, Veil};
+use stockade_confinement::{Expectation, Record};
 
 use super::arguments::{Arguments, Image, Session};
 use super::cgroups::Cgroups;
@@ -35,6 +36,7 @@ use super::devices::{self, Use};
 use super::executable::Executable;
 use super::mounts;
 use super::process::{Vmm, now_us};
+use super::record::Draft;
 use super::tree::{Tree, TreeError};
 use super::undo::Undo;
 use crate::error::{JailError, Step};
@@ -43,7 +45,7 @@ use crate::plan::{Layer, NamespaceKind};
 use crate::{jail, mount_namespace, sys};
 
 /// Most locked memory of the vmm's user. Firecracker's io_uring takes its rings from it.
-const LOCKED_BYTES: u64 = 8 << 20;
+pub(super) const LOCKED_BYTES: u64 = 8 << 20;
 /// The namespaces that every vmm gets.
 const NAMESPACES: [(NamespaceKind, CloneFlags); 3] = [
     (NamespaceKind::Ipc, CloneFlags::CLONE_NEWIPC),
@@ -65,16 +67,16 @@ pub(super) struct Isolated {
 }
 /// In its folder, with the vmm's program.
 #[derive(Debug)]
-pub(super) struct Rooted(OwnedFd);
+pub(super) struct Rooted(OwnedFd, Draft);
 /// With resource limits, and a veil that is not dropped yet.
 #[derive(Debug)]
-pub(super) struct Limited(OwnedFd, Option<Veil>);
+pub(super) struct Limited(OwnedFd, Draft, Option<Veil>);
 /// Another user, without capabilities.
 #[derive(Debug)]
-pub(super) struct Unprivileged(OwnedFd, Option<Veil>);
-/// Without any path but those of the jail.
+pub(super) struct Unprivileged(OwnedFd, Draft, Option<Veil>);
+/// Without any path but those of the jail, and on record.
 #[derive(Debug)]
-pub(super) struct Unveiled(OwnedFd);
+pub(super) struct Unveiled(OwnedFd, Expectation);
 
 /// A process on its way into its jail.
 #[derive(Debug)]
@@ -100,6 +102,8 @@ struct Site<'a> {
 /// The folders that are held.
 #[derive(Debug)]
 struct Folders {
+    /// The one around the root.
+    vm: Tree,
     root: Tree,
     dev: Tree,
     net: Tree,
@@ -113,7 +117,7 @@ impl Site<'_> {
 }
 
 /// Whose the vmm and its folders are.
-fn owner(arguments: &Arguments) -> (u32, u32) {
+pub(super) fn owner(arguments: &Arguments) -> (u32, u32) {
     if arguments.wants(Layer::Uid) { (arguments.uid, arguments.gid) } else { (0, 0) }
 }
 
@@ -173,13 +177,13 @@ impl<'a> Jail<'a, Filled> {
 
 /// Each is the user's alone, once it is given.
 fn make_folders(arguments: &Arguments, base: &Tree, program: &OsStr, undo: &mut Undo) -> Result<Folders, TreeError> {
-    let of_the_vm = base.descend(program, undo)?.descend(OsStr::new(&arguments.id), undo)?;
-    let root = of_the_vm.hold(OsStr::new("root"), undo)?;
+    let vm = base.descend(program, undo)?.descend(OsStr::new(&arguments.id), undo)?;
+    let root = vm.hold(OsStr::new("root"), undo)?;
     root.expect_devices()?;
     let dev = root.hold(OsStr::new("dev"), undo)?;
     let net = dev.hold(OsStr::new("net"), undo)?;
     let run = root.hold(OsStr::new("run"), undo)?;
-    Ok(Folders { root, dev, net, run })
+    Ok(Folders { vm, root, dev, net, run })
 }
 
 /// The file that is executed. One that the vmm's user can't execute where it is has to be copied, too. The copy is root's: the vmm
@@ -202,21 +206,28 @@ impl<'a> Jail<'a, Isolated> {
     /// The step that failed.
     pub(super) fn change_root(self) -> Result<Jail<'a, Rooted>, JailError> {
         let Self { mut site, state: Isolated { view, mounts, program } } = self;
-        write_pid_file(&mut site).step("write the pid file")?;
+        let pid = write_pid_file(&mut site).step("write the pid file")?;
+        let record = record(&mut site, pid).step("make a record of the jail")?;
         if site.wants(Layer::Root) {
             mount_namespace::enter(&view, mounts).layer(Layer::Root, "change the root")?;
         }
-        Ok(Jail { site, state: Rooted(program) })
+        Ok(Jail { site, state: Rooted(program, record) })
     }
 }
 
 /// The number is the host's, whatever PID namespace this process is in.
-fn write_pid_file(site: &mut Site<'_>) -> io::Result<()> {
+fn write_pid_file(site: &mut Site<'_>) -> io::Result<i32> {
     let pid = readlinkat(&site.processes, c"self", Vec::new())?;
     let mut name = site.name.clone();
     name.push(".pid");
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
-    site.folders.root.create(&name, mode, &mut site.undo)?.write_all(pid.as_bytes())
+    site.folders.root.create(&name, mode, &mut site.undo)?.write_all(pid.as_bytes())?;
+    pid.to_str().ok().and_then(|pid| pid.parse().ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn record(site: &mut Site<'_>, pid: i32) -> io::Result<Draft> {
+    let file = site.folders.vm.create(OsStr::new(Record::FILE), Mode::RUSR, &mut site.undo)?;
+    Draft::begin(file, pid, &site.folders.root)
 }
 
 impl<'a> Jail<'a, Rooted> {
@@ -225,7 +236,7 @@ impl<'a> Jail<'a, Rooted> {
     /// # Errors
     /// The step that failed.
     pub(super) fn limit(self) -> Result<Jail<'a, Limited>, JailError> {
-        let Self { site, state: Rooted(program) } = self;
+        let Self { site, state: Rooted(program, record) } = self;
         let veil = site.wants(Layer::Landlock).then(|| veil(&site, &program)).transpose();
         let veil = veil.layer(Layer::Landlock, "prepare to hide everything but the jail's folder")?;
         if site.wants(Layer::ResourceLimits) {
@@ -233,16 +244,12 @@ impl<'a> Jail<'a, Rooted> {
             jail::limit_resources(limits.descriptors, limits.processes, LOCKED_BYTES)
                 .layer(Layer::ResourceLimits, "--resource-limit: set resource limits")?;
         }
-        if let Some(bytes) = site.arguments.limits.file_bytes {
-            setrlimit(Resource::RLIMIT_FSIZE, bytes, bytes)
-                .layer(Layer::ResourceLimits, format!("--resource-limit fsize={bytes}"))?;
-        }
         let (uid, gid) = owner(site.arguments);
-        let Folders { root, dev, net, run } = &site.folders;
+        let Folders { root, dev, net, run, .. } = &site.folders;
         for folder in [net, dev, run, root] {
             folder.release(uid, gid).step(format!("give the jail's folders to --uid {uid} and --gid {gid}"))?;
         }
-        Ok(Jail { site, state: Limited(program, veil) })
+        Ok(Jail { site, state: Limited(program, record, veil) })
     }
 }
 
@@ -269,7 +276,7 @@ impl<'a> Jail<'a, Limited> {
     /// # Errors
     /// The step that failed.
     pub(super) fn drop_privileges(self) -> Result<Jail<'a, Unprivileged>, JailError> {
-        let Self { mut site, state: Limited(program, veil) } = self;
+        let Self { mut site, state: Limited(program, record, veil) } = self;
         site.undo.delegate().step("start a thread")?;
         if site.wants(Layer::Capabilities) {
             jail::forbid_capabilities().layer(Layer::Capabilities, "empty the capability sets")?;
@@ -283,22 +290,26 @@ impl<'a> Jail<'a, Limited> {
         }
         prctl::set_no_new_privs().step("set no_new_privs")?;
         crate::jail::refuse_executable_memory().step("refuse executable memory")?;
-        Ok(Jail { site, state: Unprivileged(program, veil) })
+        Ok(Jail { site, state: Unprivileged(program, record, veil) })
     }
 }
 
 impl<'a> Jail<'a, Unprivileged> {
-    /// Gives up every path but those of the jail, and every port, signal and abstract socket outside.
+    /// Gives up every path but those of the jail, and every port, signal and abstract socket outside. What there is to say of
+    /// the jail is written down then, and after that its files are limited, which the record is not to be.
     ///
     /// # Errors
     /// The step that failed.
     pub(super) fn unveil(self) -> Result<Jail<'a, Unveiled>, JailError> {
-        let Self { site, state: Unprivileged(program, veil) } = self;
-        if let Some(veil) = veil {
-            let enforced = veil.lock(Policy::Required).map_err(io::Error::other);
-            enforced.layer(Layer::Landlock, "hide everything but the jail's folder")?;
+        let Self { site, state: Unprivileged(program, record, veil) } = self;
+        let hidden = veil.map(|veil| veil.lock(Policy::Required)).transpose().map_err(io::Error::other);
+        let hidden = hidden.layer(Layer::Landlock, "hide everything but the jail's folder")?;
+        let expected = record.finish(site.arguments, hidden.as_ref()).step("write the record of the jail")?;
+        if let Some(bytes) = site.arguments.limits.file_bytes {
+            setrlimit(Resource::RLIMIT_FSIZE, bytes, bytes)
+                .layer(Layer::ResourceLimits, format!("--resource-limit fsize={bytes}"))?;
         }
-        Ok(Jail { site, state: Unveiled(program) })
+        Ok(Jail { site, state: Unveiled(program, expected) })
     }
 }
 
@@ -308,7 +319,7 @@ impl Jail<'_, Unveiled> {
     /// # Errors
     /// The step that failed; there is no other return.
     pub(super) fn execute(self, vmm: &Vmm, start_us: u64) -> Result<Infallible, JailError> {
-        let Self { site, state: Unveiled(program) } = self;
+        let Self { site, state: Unveiled(program, expected) } = self;
         let arguments = vmm_arguments(&site, vmm, start_us).step("prepare the vmm's arguments")?;
         if site.arguments.session == Session::Own {
             let replaced = dup2_stdin(&site.null).and_then(|()| dup2_stdout(&site.null));
@@ -320,7 +331,8 @@ impl Jail<'_, Unveiled> {
                 .map_err(io::Error::other)
                 .layer(Layer::Seccomp, "install the launch filter")?;
         }
-        let environment: [CString; 0] = [];
+        let environment = CString::new(format!("{}={expected}", Expectation::VARIABLE)).map_err(io::Error::from);
+        let environment = [environment.step("prepare the vmm's environment")?];
         let step = || format!("execute --exec-file {}", site.arguments.exec_file.display());
         execveat(&program, c"", &arguments, &environment, AtFlags::AT_EMPTY_PATH).step(step())
     }

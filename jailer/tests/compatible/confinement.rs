@@ -118,7 +118,7 @@ fn the_vmm_finds_itself_with_little() {
                 "no_new_privs": true,
                 "securebits": 0b1110_1011,
                 "host_name": jail.id,
-                "environment": 0,
+                "environment": 1,
                 "descriptors": 0,
                 "folder": "/",
                 "core": [0, 0],

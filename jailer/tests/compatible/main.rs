@@ -8,6 +8,7 @@
 //! | `cgroups` | control groups |
 //! | `hostile` | jails that are made again where somebody hostile is at work |
 //! | `interrupted` | jailers that are killed before they are done |
+//! | `record` | what is written down, and how it is found |
 //! | `refusals` | what there is no vmm for |
 //! | `vmm` | Stockade's vmm with a guest, and files that appear later |
 
@@ -19,5 +20,6 @@ mod harness;
 mod hostile;
 mod interrupted;
 mod processes;
+mod record;
 mod refusals;
 mod vmm;

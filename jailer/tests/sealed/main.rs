@@ -185,7 +185,10 @@ fn verdict(jail: &Jail) -> Verdict {
     let record = Record::read(&jail.run_directory()).unwrap();
     let process = Process::open(record.pid).unwrap();
     assert_eq!(identity(process.descriptor().unwrap()).unwrap(), record.identity);
-    assert_eq!((record.uid, record.id.as_str(), record.warden), (jail.uid, jail.id.as_str(), jail.warden.id() as i32));
+    assert_eq!(
+        (record.uid, record.id.as_str(), record.warden()),
+        (jail.uid, jail.id.as_str(), Some(jail.warden.id() as i32))
+    );
     Verdict::on(&Confinement::read(&process).unwrap(), Some(&record))
 }
 

@@ -70,6 +70,55 @@ fn a_machine_that_runs_a_command_is_confined_and_this_test_is_not() {
     });
 }
 
+/// By its number and by its folder.
+#[test]
+fn a_vmm_in_the_place_of_firecrackers_jailer_is_confined_and_says_what_is_not() {
+    test(NEEDS, |scratch| {
+        let (name, base) = (scratch.vm_name(), scratch.join("base"));
+        std::fs::create_dir(&base).unwrap();
+        let vmm = scratch.join("stockade-vmm");
+        std::fs::copy(program("stockade-vmm"), &vmm).unwrap();
+        let folder = base.join("stockade-vmm").join(&name);
+        std::fs::create_dir_all(folder.join("root")).unwrap();
+        let kernel = folder.join("root/kernel");
+        std::fs::write(&kernel, guest::SPIN.image(Protocol::Linux64)).unwrap();
+        let config =
+            serde_json::json!({ "boot-source": { "kernel_image_path": "/kernel", "boot_args": "" }, "drives": [] });
+        std::fs::write(folder.join("root/config"), config.to_string()).unwrap();
+        let mut jailer = Command::new(program("stockade-jailer"));
+        jailer.args(["--id", &name, "--uid", "1912000321", "--gid", "1912000322", "--new-pid-ns", "--exec-file"]);
+        jailer.arg(&vmm).arg("--chroot-base-dir").arg(&base).args(["--resource-limit", "fsize=0"]);
+        let root = std::os::unix::fs::lchown(&kernel, Some(1912000321), Some(1912000322))
+            .and_then(|()| std::os::unix::fs::lchown(folder.join("root/config"), Some(1912000321), Some(1912000322)));
+        root.unwrap();
+        jailer.args(["--", "--no-api", "--config-file", "/config"]).stdin(Stdio::null()).stdout(Stdio::null());
+        assert!(jailer.status().unwrap().success());
+        let path = folder.join("root/stockade-vmm.pid");
+        let pid = wait_for("the pid file", || std::fs::read_to_string(&path).ok().filter(|text| !text.is_empty()));
+        let (code, by_number) = wait_for("a vCPU", || {
+            let (code, found) = found(&pid);
+            found.to_string().contains("kvm-vcpu").then_some((code, found))
+        });
+        let expected = |layer| match layer {
+            // Its network is the host's, and nobody has asked for limits.
+            "namespaces" => "weak",
+            "cgroup" => states(&by_number)[0].1,
+            _ => "on",
+        };
+        assert_eq!(states(&by_number), LAYERS.map(|layer| (layer, expected(layer))), "{by_number:#}");
+        assert_eq!(
+            (code, &by_number["vm"], &by_number["process"]["dumpable"]),
+            (3, &name.clone().into(), &false.into())
+        );
+        assert!(by_number["verdict"]["layers"].to_string().contains("--netns"), "{by_number:#}");
+        let (_, by_folder) = found(folder.to_str().unwrap());
+        assert_eq!(by_folder["process"]["pid"], by_number["process"]["pid"]);
+        signal(pid.parse().unwrap(), Signal::SIGKILL);
+        wait_for("its end", || (inspect(&[folder.to_str().unwrap()]).code == 125).then_some(()));
+        inspect(&[scratch.path().to_str().unwrap()]).expect_line(125, &["the jailer's record"]);
+    });
+}
+
 /// Starts a guest that never says a word, inspects it once it runs, and ends it.
 fn inspect_spinning(scratch: &Scratch, options: &[&str]) -> (i32, Value) {
     let name = scratch.vm_name();

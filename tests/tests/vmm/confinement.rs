@@ -79,12 +79,23 @@ fn descriptors_are_closed_on_execution() {
 fn a_vmm_that_is_not_in_the_jail_it_was_told_of_does_not_run() {
     test(&[], |scratch| {
         let socket = scratch.join("api");
+        let expected = "capabilities,uid=1879048193:1879048193,seccomp";
+        // A sealed jail's jailer says it on the command line, the other in the environment.
+        let told: [(&[&str], &[(&str, &str)]); 2] =
+            [(&["--confined", expected], &[]), (&[], &[("STOCKADE_CONFINED", expected)])];
+        for (arguments, environment) in told {
+            let mut command = Command::new(program("stockade-vmm"));
+            command.args(arguments).envs(environment.iter().copied()).arg("--api-sock").arg(&socket);
+            let output = command.output().unwrap();
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{text}");
+            assert!(text.contains("the jail is not what the jailer reported"), "{text}");
+            assert!(!socket.exists(), "it listens");
+        }
         let mut command = Command::new(program("stockade-vmm"));
-        command.args(["--confined", "capabilities,uid=1879048193,seccomp", "--api-sock"]).arg(&socket);
-        let output = command.output().unwrap();
+        let output = command.env("STOCKADE_CONFINED", "x").arg("--api-sock").arg(&socket).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{text}");
-        assert!(text.contains("the jail is not what the jailer reported"), "{text}");
-        assert!(!socket.exists(), "it listens");
+        assert_eq!(output.status.code(), Some(153), "{text}");
+        assert!(text.contains("STOCKADE_CONFINED: \"x\" is no layer of a jail"), "{text}");
     });
 }

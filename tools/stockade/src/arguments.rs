@@ -203,8 +203,9 @@ pub struct GenerateArguments {
 /// Options of `stockade inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArguments {
-    /// Name of a virtual machine that `stockade run --name` started, or the number of any process
-    #[arg(value_name = "VM|PID")]
+    /// Name of a virtual machine that `stockade run --name` started, the number of any process, or the folder of a jail that
+    /// stockade-jailer made in the place of Firecracker's: BASE/NAME/ID
+    #[arg(value_name = "VM|PID|JAIL")]
     pub subject: String,
 
     /// Print everything that was found, as JSON

@@ -8,7 +8,7 @@ use crate::record::Record;
 const PAGE: u64 = 4096;
 
 pub(super) fn judge(cgroups: &Cgroups, record: Option<&Record>) -> Finding {
-    let limits = record.map(|record| &record.limits);
+    let limits = record.and_then(Record::limits);
     let resources = [
         ("memory", &cgroups.memory, limits.map(|limits| limits.memory_bytes / PAGE * PAGE)),
         ("processor time", &cgroups.cpu, limits.map(|limits| u64::from(limits.cpu_percent))),

@@ -27,11 +27,11 @@ pub(super) fn judge_user(confinement: &Confinement, record: Option<&Record>) -> 
     let uid = threads.first().map(|thread| thread.status.uid.real).unwrap_or_default();
     let gid = threads.first().map(|thread| thread.status.gid.real).unwrap_or_default();
     if let Some(record) = record {
-        say((uid, gid) != (record.uid, record.uid), &|| {
-            format!("it is user {uid} and group {gid}, not {} as the jailer made it", record.uid)
+        say((uid, gid) != (record.uid, record.gid), &|| {
+            format!("it is user {uid} and group {gid}, not {} and {} as the jailer made it", record.uid, record.gid)
         });
     }
-    let warden = record.map(|record| record.warden);
+    let warden = record.and_then(Record::warden);
     let others = confinement.same_user.iter().filter(|pid| Some(**pid) != warden).count();
     say(others > 0, &|| format!("user {uid} has {others} other processes"));
     Finding::weak_if(&wrong, format!("user {uid}, group {gid}, no other group"))

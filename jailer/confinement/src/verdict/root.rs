@@ -3,10 +3,11 @@
 use super::Finding;
 use crate::confinement::Confinement;
 use crate::descriptors::DescriptorKind;
-use crate::mounts::Mount;
+use crate::mounts::{Mount, Root};
 use crate::namespaces::NamespaceKind;
+use crate::record::{JailKind, Record};
 
-pub(super) fn judge(confinement: &Confinement) -> Finding {
+pub(super) fn judge(confinement: &Confinement, record: Option<&Record>) -> Finding {
     let root = &confinement.root;
     let own_mounts = confinement.namespaces.is_own(NamespaceKind::Mount);
     if !own_mounts && root.path == "/" {
@@ -16,6 +17,46 @@ pub(super) fn judge(confinement: &Confinement) -> Finding {
     if !own_mounts {
         wrong.push(format!("is only in {} of the host's mounts (chroot)", root.path));
     }
+    let text = match record.map(|record| &record.jail) {
+        Some(JailKind::Compatible { root: recorded, .. }) => {
+            wrong.extend(folder(root, *recorded));
+            format!("the jail's folder, which it may write to: nosuid, noexec{}", more(root))
+        }
+        _ => {
+            wrong.extend(empty(root));
+            "an empty tmpfs: read-only, nosuid, nodev, noexec".to_owned()
+        }
+    };
+    let folders = confinement.descriptors.iter().filter(|descriptor| descriptor.kind == DescriptorKind::Folder);
+    wrong.extend(folders.map(|folder| format!("descriptor {} is an open folder, {}", folder.number, folder.target)));
+    Finding::weak_if(&wrong, text)
+}
+
+/// What the folder of a jail of compatible mode lacks. What the host has mounted in it is one of its mounts.
+fn folder(root: &Root, recorded: (u64, u64)) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if root.identity != recorded {
+        wrong.push("its root is another folder than the jailer made".to_owned());
+    }
+    for mount in &root.mounts {
+        let missing: Vec<_> = ["nosuid", "noexec"].into_iter().filter(|option| !mount.has(option)).collect();
+        if !missing.is_empty() {
+            wrong.push(format!("the mount on {} lacks {}; remount it", mount.point, missing.join(", ")));
+        }
+    }
+    wrong
+}
+
+fn more(root: &Root) -> String {
+    match root.mounts.len().saturating_sub(1) {
+        0 => String::new(),
+        more => format!(", and {more} mounts of the host's in it"),
+    }
+}
+
+/// What an empty root lacks.
+fn empty(root: &Root) -> Vec<String> {
+    let mut wrong = Vec::new();
     if root.mounts.len() > 1 {
         wrong.push(format!("{} mounts, not one", root.mounts.len()));
     }
@@ -28,9 +69,7 @@ pub(super) fn judge(confinement: &Confinement) -> Finding {
         Some(names) => wrong.push(format!("{names} names in its root, which is to be empty")),
         None => wrong.push("its root is no empty tmpfs".to_owned()),
     }
-    let folders = confinement.descriptors.iter().filter(|descriptor| descriptor.kind == DescriptorKind::Folder);
-    wrong.extend(folders.map(|folder| format!("descriptor {} is an open folder, {}", folder.number, folder.target)));
-    Finding::weak_if(&wrong, "an empty tmpfs: read-only, nosuid, nodev, noexec")
+    wrong
 }
 
 /// What the mount of a root lacks.

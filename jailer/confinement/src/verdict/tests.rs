@@ -28,7 +28,7 @@ fn confinement() -> Confinement {
         threads: vec![thread(3171), thread(3172)],
         same_user: vec![3170],
         namespaces: Namespaces { host: Host::FirstProcess, all: all.into() },
-        root: Root { path: "/".into(), mounts: Mount::parse_all(mount).unwrap(), names: Some(0) },
+        root: Root { path: "/".into(), mounts: Mount::parse_all(mount).unwrap(), identity: (40, 1), names: Some(0) },
         cgroups: Cgroups { memberships: Vec::new(), memory: usage(1 << 28), processes: usage(17), cpu: usage(150) },
         limits: ResourceLimits::parse(limits).unwrap(),
         descriptors: Vec::new(),
@@ -51,7 +51,7 @@ fn a_jail_as_it_should_be() {
     assert_eq!(verdict.summary, "confined: every layer is on");
     // Nobody knows about Landlock without a record, and whose the other process of the user is.
     let verdict = Verdict::on(&confinement(), None);
-    assert_eq!(verdict.summary, "not confined as meant: look at uid, landlock");
+    assert_eq!(verdict.summary, "not confined in full: look at uid, landlock");
     let verdict = Verdict::on(&Confinement { same_user: Vec::new(), ..confinement() }, None);
     assert_eq!((verdict.state, verdict.is_confined()), (State::Unknown, false));
 }
@@ -187,4 +187,43 @@ fn nothing_at_all_is_no_confinement() {
     }
     let verdict = Verdict::on(&free, None);
     assert_eq!((verdict.state, verdict.summary.as_str()), (State::Off, "not confined: no layer is on"));
+}
+
+/// The same in a jail of compatible mode with every option that adds to it.
+fn compatible() -> (Confinement, Record) {
+    let mut confinement = confinement();
+    let mount = "58 57 254:0 /srv/jailer/vmm/x/root / rw,nosuid,noexec,relatime - ext4 /dev/vda rw\n";
+    confinement.root.mounts = Mount::parse_all(mount).unwrap();
+    confinement.root.names = None;
+    confinement.same_user = Vec::new();
+    let ceilings = Ceilings { descriptors: 4096, processes: 18, locked_bytes: 8 << 20 };
+    let record = Record { jail: JailKind::Compatible { root: (40, 1), ceilings }, gid: 0x7000_0002, ..record() };
+    confinement.threads.iter_mut().for_each(|thread| thread.status.gid = Ids::all(record.gid));
+    (confinement, record)
+}
+
+#[test]
+fn a_compatible_jail_is_judged_as_one() {
+    let (whole, record) = compatible();
+    let verdict = Verdict::on(&whole, Some(&record));
+    assert!(verdict.is_confined(), "{verdict:#?}");
+    // Nobody would take a sealed jail that looks like this for one.
+    assert!(!Verdict::on(&whole, Some(&super::tests::record())).is_confined());
+    type Change = fn(&mut Confinement);
+    let table: [(Layer, &str, Change); 5] = [
+        (Layer::Root, "another folder", |c| c.root.identity = (40, 2)),
+        (Layer::Root, "the mount on / lacks noexec", |c| c.root.mounts[0].options.retain(|option| option != "noexec")),
+        (Layer::Namespaces, "with --netns", |c| {
+            c.namespaces.all.iter_mut().for_each(|one| one.own &= one.kind != NamespaceKind::Network)
+        }),
+        (Layer::ResourceLimits, "open files is 5000, not 4096", |c| c.limits.0[1].hard = crate::Limit(Some(5000))),
+        (Layer::Uid, "not 1879048193 and 1879048194", |c| c.threads[0].status.gid = Ids::all(5)),
+    ];
+    for (layer, part, change) in table {
+        let (mut changed, _) = compatible();
+        change(&mut changed);
+        let verdict = Verdict::on(&changed, Some(&record));
+        let found = verdict.layers.iter().find(|found| found.layer == layer).unwrap();
+        assert!(found.state == State::Weak && found.text.contains(part), "{part} is not in {found:?}");
+    }
 }

@@ -27,8 +27,8 @@ pub fn of(inspection: &Inspection) -> Vec<(&'static str, String)> {
     facts.extend(cgroups(&process.cgroups));
     facts.push(("limits", limits(&process.limits)));
     if let Some(record) = &inspection.record {
-        let warden = format!("user {}, warden process {}", record.uid, record.warden);
-        facts.push(("as recorded", warden));
+        let warden = record.warden().map_or("no warden".to_owned(), |warden| format!("warden process {warden}"));
+        facts.push(("as recorded", format!("user {}, group {}, {warden}", record.uid, record.gid)));
     }
     facts
 }
