@@ -10,14 +10,17 @@ use stockade_confinement::{Capabilities, Ids, Seccomp, Status};
 use crate::error::{JailError, Step};
 use crate::plan::{Layer, Plan};
 
-/// Compares what the vmm `child` was to be with what it is.
+/// Compares what the vmm `child` was to be with what it is. Returns how many system call filters it has by now.
 ///
 /// # Errors
 /// It is something else.
-pub(crate) fn confirm(child: Pid, plan: &Plan) -> Result<(), JailError> {
+pub(crate) fn confirm(child: Pid, plan: &Plan) -> Result<u32, JailError> {
     const READ: &str = "read the vmm's status";
     let text = fs::read_to_string(format!("/proc/{child}/status")).step(READ)?;
-    check(&Status::parse(&text).map_err(io::Error::other).step(READ)?, plan)
+    let status = Status::parse(&text).map_err(io::Error::other).step(READ)?;
+    check(&status, plan)?;
+    // The launch filter at least, where the kernel does not count.
+    Ok(status.seccomp_filters.unwrap_or(1))
 }
 
 fn check(status: &Status, plan: &Plan) -> Result<(), JailError> {

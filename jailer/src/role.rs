@@ -11,10 +11,14 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{chdir, pivot_root, setsid};
 use seccomp_filters::{Enforced, Policy, Veil};
+use stockade_confinement::{CapabilitySet, Ceilings, JailKind, LayerReport, NamespaceKind, Record, identity};
 
 use crate::error::{JailError, Step};
 use crate::jail;
 use crate::plan::Layer;
+
+/// Processes of a role's user.
+const PROCESSES: u64 = 1;
 
 /// What a role becomes.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +31,50 @@ pub struct RoleJail<'a> {
     pub empty: &'a Path,
     /// Most descriptors.
     pub descriptors: u64,
+}
+
+/// Namespaces that a role has of its own.
+pub const NAMESPACES: [NamespaceKind; 5] =
+    [NamespaceKind::Mount, NamespaceKind::Network, NamespaceKind::Ipc, NamespaceKind::Uts, NamespaceKind::Cgroup];
+
+impl RoleJail<'_> {
+    /// The record of the calling process, once it is in this jail; `hidden` is what Landlock hides.
+    ///
+    /// # Errors
+    /// As pidfd_open(2).
+    pub fn record(&self, name: &str, hidden: &Enforced) -> io::Result<Record> {
+        let report = |layer| {
+            let (enforced, detail) = match layer {
+                Layer::Cgroup => (false, "its share of the host is the daemon's".to_owned()),
+                Layer::Namespaces => (true, "mount, network, ipc, uts and cgroup".to_owned()),
+                Layer::Root => (true, "an empty tmpfs: read-only, nodev, nosuid, noexec".to_owned()),
+                Layer::ResourceLimits => (true, format!("no core dump, {} descriptors, no file", self.descriptors)),
+                Layer::Capabilities => (true, "every set empty, securebits locked".to_owned()),
+                Layer::Uid => (true, format!("user {} and group {}", self.uid, self.gid)),
+                Layer::Landlock => (true, hidden.to_string()),
+                Layer::Seccomp => (true, "a filter of its own".to_owned()),
+            };
+            LayerReport { layer, enforced, detail }
+        };
+        let own = rustix::process::getpid();
+        let identity = identity(rustix::process::pidfd_open(own, rustix::process::PidfdFlags::empty())?)?;
+        let ceilings = Ceilings { descriptors: self.descriptors, processes: PROCESSES, locked_bytes: 0 };
+        Ok(Record {
+            id: name.to_owned(),
+            pid: own.as_raw_pid(),
+            identity,
+            uid: self.uid,
+            gid: self.gid,
+            jail: JailKind::Daemon {
+                ceilings,
+                namespaces: NAMESPACES.into(),
+                capabilities: CapabilitySet::default(),
+                // The parent's, and its own.
+                filters: 2,
+            },
+            layers: Layer::ALL.map(report).into(),
+        })
+    }
 }
 
 /// Gives up everything but what is open, and system calls, which the role gives up itself as soon as it is ready (see
@@ -43,8 +91,7 @@ pub fn confine(role: &RoleJail<'_>) -> Result<Enforced, JailError> {
         | CloneFlags::CLONE_NEWCGROUP;
     unshare(flags).layer(Layer::Namespaces, "make namespaces")?;
     empty_root(role.empty)?;
-    jail::limit_resources(role.descriptors, 1, 0).layer(Layer::ResourceLimits, "set resource limits")?;
-    setrlimit(Resource::RLIMIT_FSIZE, 0, 0).layer(Layer::ResourceLimits, "limit files")?;
+    jail::limit_resources(role.descriptors, PROCESSES, 0).layer(Layer::ResourceLimits, "set resource limits")?;
     jail::forbid_capabilities().layer(Layer::Capabilities, "empty the capability sets")?;
     jail::become_user(role.uid, role.gid, &[]).layer(Layer::Uid, format!("become user {}", role.uid))?;
     jail::give_up_capabilities().layer(Layer::Capabilities, "give up capabilities")?;
@@ -54,6 +101,14 @@ pub fn confine(role: &RoleJail<'_>) -> Result<Enforced, JailError> {
     prctl::set_pdeathsig(Signal::SIGKILL).step("ask to die with the parent")?;
     let hidden = Veil::new().and_then(|veil| veil.lock(Policy::Required)).map_err(io::Error::other);
     hidden.layer(Layer::Landlock, "hide everything")
+}
+
+/// Gives up writing to files, too.
+///
+/// # Errors
+/// As setrlimit(2).
+pub fn limit_files() -> Result<(), JailError> {
+    setrlimit(Resource::RLIMIT_FSIZE, 0, 0).layer(Layer::ResourceLimits, "limit files")
 }
 
 fn empty_root(on: &Path) -> Result<(), JailError> {

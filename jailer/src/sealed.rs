@@ -148,9 +148,9 @@ fn confine(
     gate: PipeWriter,
 ) -> Result<Vec<LayerReport>, JailError> {
     let confinement = await_confinement(watch, progress, gate)?;
-    confirm(Pid::from_raw(watch.pid()), plan)?;
+    let launch_filters = confirm(Pid::from_raw(watch.pid()), plan)?;
     watch.tracer().pass();
-    record(watch, plan, &confinement).step("record what is in force")?;
+    record(watch, plan, &confinement, launch_filters.saturating_add(1)).step("record what is in force")?;
     watch.tracer().pass();
     confine_warden(plan, cgroup, watch)?;
     Ok(confinement)
@@ -190,14 +190,14 @@ fn console_ring(plan: &Plan, ring: Option<OwnedFd>) -> io::Result<Ring> {
 }
 
 /// Writes down for `stockade inspect` what is in force, where neither the vmm nor its warden can change it.
-fn record(watch: &Watch, plan: &Plan, layers: &[LayerReport]) -> io::Result<()> {
+fn record(watch: &Watch, plan: &Plan, layers: &[LayerReport], filters: u32) -> io::Result<()> {
     let record = Record {
         id: plan.id.clone(),
         pid: watch.pid(),
         identity: stockade_confinement::identity(watch)?,
         uid: plan.uid,
         gid: plan.uid,
-        jail: JailKind::Sealed { warden: Pid::this().as_raw(), limits: plan.limits.clone() },
+        jail: JailKind::Sealed { warden: Pid::this().as_raw(), limits: plan.limits.clone(), filters },
         layers: layers.to_vec(),
     };
     let path = plan.run_directory.join(Record::FILE);

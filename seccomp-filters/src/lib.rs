@@ -37,10 +37,12 @@
 #![forbid(unsafe_code)]
 
 mod filters;
+mod refuse;
 pub mod rules;
 mod syscall;
 mod unveil;
 
+pub use refuse::{RefuseError, refuse};
 pub use seccompiler::sock_filter;
 pub use syscall::syscall_name;
 pub use unveil::{Enforced, Policy, Rights, UnveilError, Veil};

@@ -8,6 +8,8 @@ use stockade_confinement::{Confinement, JailKind, Process, ReadError, Record, Re
 
 use crate::machine::state::State;
 
+/// Where the daemon has a folder for the record of each of its processes, in its run directory.
+pub const ROLES: &str = "daemon/roles";
 /// Name of a root directory in the folder of a jail of compatible mode.
 const ROOT: &str = "root";
 
@@ -42,6 +44,9 @@ pub enum InspectionError {
     /// Its vmm is not there any more.
     #[error("{0}: it has ended; its folder goes with the next `stockade run`")]
     Ended(String),
+    /// A process of the daemon is not there any more.
+    #[error("{0}: this process of the daemon has ended; one that dies is started again, so try again")]
+    RoleEnded(String),
     /// The jailer's record can't be used.
     #[error("{name}: the jailer's record")]
     Record {
@@ -51,6 +56,9 @@ pub enum InspectionError {
         #[source]
         source: RecordError,
     },
+    /// There is no daemon with this run directory.
+    #[error("no daemon has left anything in {0}; start stockaded, or name its socket")]
+    NoDaemon(String),
     /// The folders of virtual machines are root's.
     #[error("look for virtual machines in {folder}: run as root")]
     NotPermitted {
@@ -73,6 +81,30 @@ fn there_are(known: &[String]) -> String {
 /// There is none, or it can't be looked at.
 pub fn inspect(subject: &str) -> Result<Inspection, InspectionError> {
     inspect_among(&State::of_caller().machines(), subject)
+}
+
+/// Looks at each process of the daemon that has this run directory.
+///
+/// # Errors
+/// There is none, or one of them has ended.
+pub fn inspect_daemon(run: &Path) -> Result<Vec<Inspection>, InspectionError> {
+    let folder = run.join(ROLES);
+    let entries = std::fs::read_dir(&folder).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => InspectionError::NotPermitted { folder: folder.display().to_string() },
+        _ => InspectionError::NoDaemon(run.display().to_string()),
+    })?;
+    drop(entries);
+    let inspect = |name: &String| {
+        let record = Record::read(&folder.join(name));
+        let record = record.map_err(|source| InspectionError::Record { name: name.clone(), source })?;
+        let process = process_of(&record).ok_or_else(|| InspectionError::RoleEnded(name.clone()))?;
+        let process = Confinement::read(&process)?;
+        Ok(Inspection { vm: None, verdict: Verdict::on(&process, Some(&record)), record: Some(record), process })
+    };
+    match names(&folder).as_slice() {
+        [] => Err(InspectionError::NoDaemon(run.display().to_string())),
+        names => names.iter().map(inspect).collect(),
+    }
 }
 
 fn inspect_among(machines: &Path, subject: &str) -> Result<Inspection, InspectionError> {
@@ -191,7 +223,11 @@ mod tests {
             identity: identity(Process::open(pid).unwrap().descriptor().unwrap()).unwrap(),
             uid: 1,
             gid: 1,
-            jail: JailKind::Sealed { warden: 1, limits: Limits { memory_bytes: 1, processes: 1, cpu_percent: 1 } },
+            jail: JailKind::Sealed {
+                warden: 1,
+                limits: Limits { memory_bytes: 1, processes: 1, cpu_percent: 1 },
+                filters: 2,
+            },
             layers,
         }
     }
@@ -242,6 +278,23 @@ mod tests {
             assert_eq!(landlock(&inspection), Some(State::On));
             assert!(!inspection.verdict.is_confined());
         }
+    }
+
+    #[test]
+    fn processes_of_a_daemon_are_found_by_their_records() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let (_folder, run) = machines();
+        assert!(chain(&inspect_daemon(&run).unwrap_err()).starts_with("no daemon"));
+        std::fs::create_dir_all(run.join(ROLES)).unwrap();
+        assert!(chain(&inspect_daemon(&run).unwrap_err()).starts_with("no daemon"));
+        let record = record();
+        write(&run.join(ROLES), &record);
+        let found = inspect_daemon(&run).unwrap();
+        assert_eq!((found.len(), found[0].process.pid), (1, record.pid));
+        write(&run.join(ROLES), &Record { pid: i32::MAX, ..record });
+        assert!(chain(&inspect_daemon(&run).unwrap_err()).starts_with("one: this process of the daemon has ended"));
     }
 
     #[test]

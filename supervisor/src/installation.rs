@@ -86,6 +86,16 @@ impl Installation {
         self.open_program("stockade-prisoner")
     }
 
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Path of the daemon.
+    pub fn daemon(&self) -> PathBuf {
+        self.directory.join("stockaded")
+    }
+
     /// The folder of the default guest.
     pub fn guest(&self) -> PathBuf {
         self.directory.join("guest")

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A set of capabilities.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,6 +48,15 @@ impl Serialize for CapabilitySet {
     }
 }
 
+impl<'de> Deserialize<'de> for CapabilitySet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let names = Vec::<String>::deserialize(deserializer)?;
+        let bit = |name: &String| (0..u64::BITS).map(|bit| 1 << bit).find(|set| Self(*set).names().contains(name));
+        let set = |name: &String| bit(name).ok_or_else(|| de::Error::custom(format_args!("{name} is no capability")));
+        names.iter().try_fold(Self::default(), |all, name| Ok(Self(all.0 | set(name)?)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +68,10 @@ mod tests {
         assert_eq!(CapabilitySet(1 << 63).to_string(), "CAP_63");
         assert_eq!(CapabilitySet(0x1ff_ffff_ffff).to_string(), "41 capabilities");
         assert_eq!(CapabilitySet(u64::MAX).names().len(), 64);
+        for set in [CapabilitySet(0), CapabilitySet(1 << 63 | 1 << 12 | 1)] {
+            let text = serde_json::to_string(&set).unwrap();
+            assert_eq!(serde_json::from_str::<CapabilitySet>(&text).unwrap(), set);
+        }
+        assert!(serde_json::from_str::<CapabilitySet>(r#"["CAP_EVERYTHING"]"#).is_err());
     }
 }

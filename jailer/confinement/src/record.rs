@@ -14,8 +14,10 @@ use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
+use crate::capabilities::CapabilitySet;
 use crate::layer::{Layer, LayerReport, Limits};
 use crate::limits::Ceilings;
+use crate::namespaces::NamespaceKind;
 
 /// What the jailer recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +48,8 @@ pub enum JailKind {
         warden: i32,
         /// What the VM may use of the host.
         limits: Limits,
+        /// System call filters of each thread: those that the jailer inherited, the launch filter, and the thread's own.
+        filters: u32,
     },
     /// In the place of Firecracker's jailer.
     Compatible {
@@ -53,6 +57,17 @@ pub enum JailKind {
         root: (u64, u64),
         /// What the process may use.
         ceilings: Ceilings,
+    },
+    /// Of one of the daemon's own processes, which need not have every layer.
+    Daemon {
+        /// What the process may use.
+        ceilings: Ceilings,
+        /// Namespaces of its own.
+        namespaces: Vec<NamespaceKind>,
+        /// Capabilities that it keeps.
+        capabilities: CapabilitySet,
+        /// System call filters of each of its threads, with those that it inherits.
+        filters: u32,
     },
 }
 
@@ -111,7 +126,7 @@ impl Record {
     pub fn limits(&self) -> Option<&Limits> {
         match &self.jail {
             JailKind::Sealed { limits, .. } => Some(limits),
-            JailKind::Compatible { .. } => None,
+            JailKind::Compatible { .. } | JailKind::Daemon { .. } => None,
         }
     }
 
@@ -119,7 +134,7 @@ impl Record {
     pub fn warden(&self) -> Option<i32> {
         match &self.jail {
             JailKind::Sealed { warden, .. } => Some(*warden),
-            JailKind::Compatible { .. } => None,
+            JailKind::Compatible { .. } | JailKind::Daemon { .. } => None,
         }
     }
 
@@ -128,7 +143,25 @@ impl Record {
         match &self.jail {
             // The warden is one of its user's, too.
             JailKind::Sealed { limits, .. } => Ceilings::sealed(limits.processes.saturating_add(1).into()),
-            JailKind::Compatible { ceilings, .. } => *ceilings,
+            JailKind::Compatible { ceilings, .. } | JailKind::Daemon { ceilings, .. } => *ceilings,
+        }
+    }
+
+    /// Capabilities that the process is to keep.
+    pub fn capabilities(&self) -> CapabilitySet {
+        match &self.jail {
+            JailKind::Sealed { .. } | JailKind::Compatible { .. } => CapabilitySet::default(),
+            JailKind::Daemon { capabilities, .. } => *capabilities,
+        }
+    }
+
+    /// System call filters that each thread is to have, at least.
+    pub fn filters(&self) -> u32 {
+        /// The launch filter, and the thread's own. The jailer does not take the time to count what it has inherited.
+        const COMPATIBLE: u32 = 2;
+        match &self.jail {
+            JailKind::Sealed { filters, .. } | JailKind::Daemon { filters, .. } => *filters,
+            JailKind::Compatible { .. } => COMPATIBLE,
         }
     }
 
@@ -164,6 +197,7 @@ pub(crate) mod tests {
             jail: JailKind::Sealed {
                 warden: 3170,
                 limits: Limits { memory_bytes: 1 << 28, processes: 17, cpu_percent: 150 },
+                filters: 2,
             },
             layers: Layer::ALL
                 .map(|layer| LayerReport { layer, enforced: true, detail: "as the jailer says".into() })

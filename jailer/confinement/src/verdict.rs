@@ -52,6 +52,8 @@ pub enum State {
     Off,
     /// The kernel does not say, and there is no record.
     Unknown,
+    /// Not meant for this process, which does what the layer would forbid.
+    NotMeant,
 }
 
 impl State {
@@ -62,6 +64,7 @@ impl State {
             Self::Weak => "weak",
             Self::Off => "OFF",
             Self::Unknown => "unknown",
+            Self::NotMeant => "-",
         }
     }
 }
@@ -69,18 +72,23 @@ impl State {
 impl Verdict {
     /// Judges `confinement` by what the jailer recorded, if it did.
     pub fn on(confinement: &Confinement, record: Option<&Record>) -> Self {
+        let is_daemons = record.is_some_and(|record| matches!(record.jail, JailKind::Daemon { .. }));
         let judge = |layer| {
+            let report = record.and_then(|record| record.layer(layer));
+            if let Some(report) = report.filter(|report| is_daemons && !report.enforced) {
+                return LayerVerdict { layer, state: State::NotMeant, text: report.detail.clone() };
+            }
             let Finding { state, text } = match layer {
                 Layer::Cgroup => cgroup::judge(&confinement.cgroups, record),
                 Layer::Namespaces => namespaces(confinement, record),
                 Layer::Root => root::judge(confinement, record),
                 Layer::ResourceLimits => resource_limits(confinement, record),
-                Layer::Capabilities => identity::judge_capabilities(&confinement.threads),
+                Layer::Capabilities => identity::judge_capabilities(&confinement.threads, record),
                 Layer::Uid => identity::judge_user(confinement, record),
                 Layer::Landlock => landlock(record),
                 Layer::Seccomp => seccomp::judge(&confinement.threads, record),
             };
-            let text = match record.and_then(|record| record.layer(layer)) {
+            let text = match report {
                 // Given up by name, or beyond who built the jail.
                 Some(report) if !report.enforced && state != State::On => format!("{}; {text}", report.detail),
                 _ => text,
@@ -103,12 +111,15 @@ impl Verdict {
             () if has(State::Unknown) => State::Unknown,
             () => State::On,
         };
-        let wrong: Vec<_> =
-            layers.iter().filter(|layer| layer.state != State::On).map(|layer| layer.layer.name()).collect();
+        let is_wrong = |layer: &&LayerVerdict| !matches!(layer.state, State::On | State::NotMeant);
+        let wrong: Vec<_> = layers.iter().filter(is_wrong).map(|layer| layer.layer.name()).collect();
         let summary = match state {
+            State::On if has(State::NotMeant) => "confined: every layer that is meant for it is on".to_owned(),
             State::On => "confined: every layer is on".to_owned(),
             State::Off => "not confined: no layer is on".to_owned(),
-            State::Weak | State::Unknown => format!("not confined in full: look at {}", wrong.join(", ")),
+            State::Weak | State::Unknown | State::NotMeant => {
+                format!("not confined in full: look at {}", wrong.join(", "))
+            }
         };
         Self { state, summary, layers }
     }
@@ -139,8 +150,11 @@ impl Finding {
 const ON_DEMAND: &str = "the jailer makes those for network and processes with --netns and --new-pid-ns";
 
 fn namespaces(confinement: &Confinement, record: Option<&Record>) -> Finding {
-    let expected = || NamespaceKind::ALL.into_iter().filter(|kind| kind.is_expected());
-    let (own, shared): (Vec<_>, Vec<_>) = expected().partition(|kind| confinement.namespaces.is_own(*kind));
+    let expected = || match record.map(|record| &record.jail) {
+        Some(JailKind::Daemon { namespaces, .. }) => namespaces.clone(),
+        _ => NamespaceKind::ALL.into_iter().filter(|kind| kind.is_expected()).collect(),
+    };
+    let (own, shared): (Vec<_>, Vec<_>) = expected().into_iter().partition(|kind| confinement.namespaces.is_own(*kind));
     let list = |kinds: Vec<NamespaceKind>| kinds.into_iter().map(NamespaceKind::name).collect::<Vec<_>>().join(", ");
     if own.is_empty() {
         return Finding::off("shares every namespace with the host");

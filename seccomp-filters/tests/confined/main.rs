@@ -4,4 +4,5 @@
 
 mod harness;
 mod pledge;
+mod refuse;
 mod unveil;

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use stockade_config::Config;
 use stockade_config::host::RealHost;
+use stockade_supervisor::inspection::ROLES;
 use stockade_supervisor::installation::Installation;
 use stockade_supervisor::machine::state::State;
 use stockade_supervisor::text::chain;
@@ -14,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::arguments::Arguments;
+use crate::confine;
 use crate::consoles::Consoles;
 use crate::control;
 use crate::control::parent::Reception;
@@ -45,6 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
     let store = Store::open(paths.clone()).map_err(|error| chain(&error))?;
     let jails = State::of_root(paths.run.clone());
     jails.prepare().map_err(|error| chain(&error))?;
+    confine::enter(&paths.run.join(ROLES))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("make a runtime: {error}"))?;
     runtime.block_on(async {
@@ -59,8 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
         let (known, running) = executor.count();
         log::info!("{known} virtual machines, of which {running} run");
         let inputs = executor.inputs();
-        let empty = paths.empty();
-        let control = keep(&control::ROLE, &empty, Reception::new(listener, told, inputs, answered, notify_ready));
+        let control = keep(&control::ROLE, &paths, Reception::new(listener, told, inputs, answered, notify_ready));
         tokio::pin!(control);
         let worked = work(&mut executor);
         tokio::select! {

@@ -8,6 +8,7 @@
 
 pub mod arguments;
 mod blueprint;
+mod confine;
 pub mod consoles;
 pub mod control;
 pub mod daemon;

@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use stockade_api::VmId;
+use stockade_supervisor::inspection::ROLES;
 
 /// The daemon's folders.
 ///
@@ -16,6 +17,7 @@ use stockade_api::VmId;
 /// | `daemon/vms/ID.json` | what is known of each virtual machine | |
 /// | `daemon/journals/JAIL` | what its warden says | |
 /// | `daemon/consoles/ID`, `ID.input` | its console's ring, and the fifo that feeds it | |
+/// | `daemon/roles/NAME` | what confines a role, for `stockade inspect --daemon` | |
 /// | `daemon/empty` | where roles mount their empty root | |
 #[derive(Debug, Clone)]
 pub struct Paths {
@@ -39,6 +41,7 @@ impl Paths {
             self.daemon().join("journals"),
             self.daemon().join("consoles"),
             self.empty(),
+            self.run.join(ROLES),
         ];
         std::fs::create_dir_all(&self.run).map_err(|error| named(&self.run, error))?;
         for folder in folders.iter().chain([&self.state]) {
@@ -82,6 +85,11 @@ impl Paths {
     /// The fifo that feeds a console.
     pub fn console_input(&self, id: VmId) -> PathBuf {
         self.daemon().join("consoles").join(format!("{id}.input"))
+    }
+
+    /// Where the record of a role is.
+    pub fn role(&self, name: &str) -> PathBuf {
+        self.run.join(ROLES).join(name)
     }
 
     /// An empty folder.

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use stockade_jailer::plan::Layer;
 use stockade_prisoner::{Description, Phase};
 
+use crate::roles::Compromise;
 use crate::verdict::{Condition, Entry, Mode, Outcome, Part, Verdict};
 
 const TEXT: &str = include_str!("known.json");
@@ -21,8 +22,22 @@ pub struct Known {
     pub single: Vec<Single>,
     /// Those that do not succeed even in a bare jail.
     pub never: Vec<Never>,
+    /// Those that succeed in a role of the daemon.
+    pub roles: Vec<SparedRole>,
     /// For each layer, some that it stops by itself, so that it is missed when it is not there.
     pub alone: Vec<Alone>,
+}
+
+/// Attempts that a role of the daemon does not promise to stop.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SparedRole {
+    /// The role.
+    pub role: String,
+    /// Names of the attempts.
+    pub attempts: Vec<String>,
+    /// Why nothing stops them, and what is left to.
+    pub reason: String,
 }
 
 /// Attempts that a layer stops when it is the only one.
@@ -138,6 +153,19 @@ impl Known {
                 && (given_up.jails == Jails::All || is_plain)
                 && given_up.attempts.iter().any(|name| name == attempt)
         })
+    }
+
+    /// Why an attempt is known to succeed in a role of the daemon.
+    pub fn spared(&self, found: &Compromise) -> Option<&SparedRole> {
+        self.roles.iter().find(|spared| spared.role == found.role && spared.attempts.contains(&found.attempt))
+    }
+
+    /// Attempts from roles of the daemon that should not have come out as they did.
+    pub fn surprises<'a>(&self, found: &'a [Compromise]) -> Vec<&'a Compromise> {
+        found
+            .iter()
+            .filter(|one| one.outcome.is_success() != self.spared(one).is_some() || one.is_undecided())
+            .collect()
     }
 
     /// What of these verdicts is not as it is known. A verdict that there isn't is none: what was not run is not compared.
@@ -276,7 +304,23 @@ mod tests {
             single: vec![single(&["single"], None), single(&["sometimes"], Some("a setting"))],
             never: vec![never],
             alone: vec![alone],
+            roles: vec![SparedRole {
+                role: "control".into(),
+                attempts: vec!["spared".into()],
+                reason: "a reason".into(),
+            }],
         }
+    }
+
+    #[test]
+    fn what_a_role_is_spared_is_known() {
+        let one = |attempt: &str, outcome| Compromise { role: "control".into(), attempt: attempt.into(), outcome };
+        let (succeeded, refused) = (Outcome::Succeeded("x".into()), Outcome::Refused("y".into()));
+        let as_known = [one("spared", succeeded.clone()), one("other", refused.clone())];
+        assert_eq!(known().surprises(&as_known), [&as_known[0]; 0]);
+        let undecided = Outcome::Undecided("z".into());
+        let others = [one("spared", refused), one("other", succeeded), one("other", undecided)];
+        assert_eq!(known().surprises(&others).len(), 3);
     }
 
     fn complaints(verdicts: &[(&str, Condition, Outcome)]) -> usize {

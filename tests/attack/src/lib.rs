@@ -11,6 +11,8 @@
 //! unmodified vmm, which runs a guest and has all its filters. For the latter the prisoner's program is loaded into the vmm by
 //! ptrace(2), as code of an attacker would be, so that attempts are the same (`takeover`).
 //!
+//! The same attempts start from the daemon's roles, which are taken over in that way ([`Suite::compromise`]).
+//!
 //! A jail lasts for one attempt, because filters end most of them by killing, and so that no attempt finds what another one left.
 //! [`Condition`] says what the jail is like: complete, in one of the phases of a vmm, without one layer or namespace, with one layer
 //! alone, or [bare](Condition::bare).
@@ -30,6 +32,7 @@ mod known;
 mod machine;
 mod neighbour;
 mod program;
+mod roles;
 mod storms;
 mod suite;
 mod table;
@@ -38,7 +41,8 @@ mod targets;
 mod verdict;
 
 pub use error::AttackError;
-pub use known::{Deviation, Known};
+pub use known::{Deviation, Known, SparedRole};
+pub use roles::Compromise;
 pub use storms::{Forecast, Weather};
 pub use suite::{Progress, Suite};
 pub use table::{Matrix, Summary};

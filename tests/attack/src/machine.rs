@@ -126,9 +126,20 @@ pub(crate) fn attack(
     image: &Path,
 ) -> Result<Seen, AttackError> {
     let thread = Thread::take(process, thread_of(process, phase)?)?;
-    let said = serde_json::to_string(targets.said()).map_err(io::Error::from).step("say what to attack")?;
     let held = held(process, image, &targets.folder().join("disk")).step("look at the descriptors of stockade-vmm")?;
-    thread.load(program, &["stockade-prisoner", INJECTED, attempt, &said, &held])?;
+    attack_thread(thread, program, attempt, targets, &held)
+}
+
+/// Has a thread that was taken over make an attempt, and ends its process. What of its descriptors is what, `held` says.
+pub(crate) fn attack_thread(
+    thread: Thread,
+    program: &Program,
+    attempt: &str,
+    targets: &Targets,
+    held: &str,
+) -> Result<Seen, AttackError> {
+    let said = serde_json::to_string(targets.said()).map_err(io::Error::from).step("say what to attack")?;
+    thread.load(program, &["stockade-prisoner", INJECTED, attempt, &said, held])?;
     thread.filter()?;
     let seen = match thread.go_on()? {
         Stop::Trap(report) => Seen { report, end: None },

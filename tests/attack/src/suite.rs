@@ -176,6 +176,11 @@ impl Suite {
         format!("{}-{}", self.prefix, self.jails.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// The prisoner's program, as it is loaded into others.
+    pub(crate) fn program(&self) -> &Program {
+        &self.program
+    }
+
     pub(crate) fn jailer(&self) -> PathBuf {
         path_of(&self.jailer)
     }
@@ -189,7 +194,7 @@ impl Suite {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
@@ -369,7 +374,7 @@ fn limits(attempt: &Description) -> &'static Limits {
 }
 
 /// What came of an attempt, from what is left of its jail and of its targets.
-fn judge(remains: &Remains, harm: Option<String>) -> Outcome {
+pub(crate) fn judge(remains: &Remains, harm: Option<String>) -> Outcome {
     let harm: Vec<_> = remains.harm.iter().cloned().chain(harm).collect();
     let reported = serde_json::from_slice(&remains.report);
     match reported {

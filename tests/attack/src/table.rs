@@ -228,7 +228,13 @@ mod tests {
             reason: "because".into(),
             depends_on: None,
         };
-        let known = Known { given_up: vec![given_up], single: Vec::new(), never: Vec::new(), alone: Vec::new() };
+        let known = Known {
+            given_up: vec![given_up],
+            single: Vec::new(),
+            never: Vec::new(),
+            alone: Vec::new(),
+            roles: Vec::new(),
+        };
         let summary = Summary::new(Mode::Sealed, &attempts, &verdicts, &known);
         assert_eq!(summary.failures().count(), 1);
         assert!(summary.to_string().contains("read-file (sealed, all layers, launch) succeeded: read"), "{summary}");

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
-use stockade_attack::{Condition, Known, Matrix, Mode, Suite, Verdict};
+use stockade_attack::{Compromise, Condition, Known, Matrix, Mode, Suite, Verdict};
 use stockade_prisoner::{PIECES, Storm};
 use stockade_supervisor::installation::Installation;
 use stockade_tests::{Need, Scratch, distribution, program, test};
@@ -43,6 +43,9 @@ fn nothing_succeeds_with_every_layer_on() {
         assert!(conditions.iter().all(|of_mode| of_mode.len() >= 5));
         assert_eq!(verdicts.len(), attempts * conditions.concat().len());
         expect_known(&verdicts);
+        let roles: Vec<Compromise> = serde_json::from_value(json["roles"].clone()).unwrap();
+        assert_eq!(roles.len(), attempts);
+        assert!(Known::read().unwrap().surprises(&roles).is_empty(), "{roles:#?}");
         expect_fair(&json);
         assert_eq!(output.status.code(), Some(0), "{output:?}");
     });

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod command_line;
+mod compromised;
 mod consoles;
 mod daemon;
 mod life;

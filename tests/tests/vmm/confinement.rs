@@ -81,11 +81,13 @@ fn a_vmm_that_is_not_in_the_jail_it_was_told_of_does_not_run() {
         let socket = scratch.join("api");
         let expected = "capabilities,uid=1879048193:1879048193,seccomp";
         // A sealed jail's jailer says it on the command line, the other in the environment.
-        let told: [(&[&str], &[(&str, &str)]); 2] =
-            [(&["--confined", expected], &[]), (&[], &[("STOCKADE_CONFINED", expected)])];
-        for (arguments, environment) in told {
+        for by_environment in [false, true] {
             let mut command = Command::new(program("stockade-vmm"));
-            command.args(arguments).envs(environment.iter().copied()).arg("--api-sock").arg(&socket);
+            match by_environment {
+                true => command.env("STOCKADE_CONFINED", expected),
+                false => command.args(["--confined", expected]),
+            };
+            command.arg("--api-sock").arg(&socket);
             let output = command.output().unwrap();
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
             assert_eq!(output.status.code(), Some(1), "{text}");

@@ -205,8 +205,16 @@ pub struct GenerateArguments {
 pub struct InspectArguments {
     /// Name of a virtual machine that `stockade run --name` started, the number of any process, or the folder of a jail that
     /// stockade-jailer made in the place of Firecracker's: BASE/NAME/ID
-    #[arg(value_name = "VM|PID|JAIL")]
-    pub subject: String,
+    #[arg(value_name = "VM|PID|JAIL", required_unless_present = "daemon")]
+    pub subject: Option<String>,
+
+    /// Show what confines each process of the daemon
+    #[arg(long, conflicts_with = "subject")]
+    pub daemon: bool,
+
+    /// Socket of the daemon, beside which it keeps what is known of its processes
+    #[arg(long, value_name = "PATH", env = "STOCKADE_SOCKET", default_value = stockade_client::DEFAULT_SOCKET, hide_env_values = true)]
+    pub socket: std::path::PathBuf,
 
     /// Print everything that was found, as JSON
     #[arg(long)]

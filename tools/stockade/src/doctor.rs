@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use stockade_attack::{
-    AttackError, Condition, Deviation, Forecast, Known, Matrix, Mode, Part, Suite, Summary, Verdict, Weather,
+    AttackError, Compromise, Condition, Deviation, Forecast, Known, Matrix, Mode, Part, Suite, Summary, Verdict,
+    Weather,
 };
 use stockade_supervisor::installation::{Installation, InstallationError};
 use stockade_supervisor::run::Outcome;
@@ -14,6 +15,8 @@ use stockade_supervisor::text::chain;
 use crate::arguments::DoctorArguments;
 use crate::run::say;
 
+/// The role of the daemon that parses what clients write.
+const CONTROL: &str = "control";
 /// Exit code when an attempt succeeded.
 const SUCCEEDED: u8 = 3;
 
@@ -64,23 +67,29 @@ fn attack(arguments: &DoctorArguments) -> Result<usize, DoctorError> {
     if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos} of {len} {msg}") {
         bar.set_style(style);
     }
-    let verdicts = suite.run(&conditions, &|done, total| {
+    let progress = |done, total| {
         bar.set_length(u64::try_from(total).unwrap_or(u64::MAX));
         bar.set_position(u64::try_from(done).unwrap_or(u64::MAX));
-    });
+    };
+    let has_roles = arguments.mode.is_none() && installation.daemon().exists();
+    let verdicts = suite.run(&conditions, &progress);
+    let roles = if has_roles { suite.compromise(&installation, CONTROL, &progress) } else { Ok(Vec::new()) };
     bar.finish_and_clear();
-    let verdicts = verdicts?;
+    let (verdicts, roles) = (verdicts?, roles?);
     let weather = suite.storms()?;
     let mut output = io::stdout().lock();
     let of_mode = |mode: &Mode| Summary::new(*mode, suite.attempts(), &verdicts, &known);
     if arguments.json {
-        writeln!(output, "{}", json(&suite, &modes, &verdicts, &weather, &known)?)?;
+        writeln!(output, "{}", json(&suite, &modes, &verdicts, &roles, &weather, &known)?)?;
     } else {
         for mode in &modes {
             writeln!(output, "{}", of_mode(mode))?;
             if arguments.matrix {
                 writeln!(output, "{}", Matrix::new(*mode, suite.attempts(), &verdicts, &known))?;
             }
+        }
+        if has_roles {
+            write_roles(&mut output, &roles, &known)?;
         }
         writeln!(output, "{}", Forecast(&weather))?;
         if !suite.has_machines() {
@@ -92,13 +101,33 @@ fn attack(arguments: &DoctorArguments) -> Result<usize, DoctorError> {
     }
     output.flush()?;
     let foul = weather.iter().filter(|weather| !weather.is_fair()).count();
-    Ok(modes.iter().map(|mode| of_mode(mode).failures().count()).sum::<usize>() + foul)
+    let surprises = known.surprises(&roles).len();
+    Ok(modes.iter().map(|mode| of_mode(mode).failures().count()).sum::<usize>() + foul + surprises)
+}
+
+/// What came of the attempts from a role of the daemon.
+fn write_roles(output: &mut impl Write, found: &[Compromise], known: &Known) -> io::Result<()> {
+    let succeeded = found.iter().filter(|one| one.outcome.is_success()).count();
+    writeln!(
+        output,
+        "From the daemon's process {CONTROL}, taken over: {} attempts, {succeeded} succeeded",
+        found.len()
+    )?;
+    for one in found {
+        match known.spared(one) {
+            Some(spared) => writeln!(output, "  {one}\n    {}", spared.reason)?,
+            None if !one.outcome.is_failure() => writeln!(output, "  {one}")?,
+            None => {}
+        }
+    }
+    writeln!(output)
 }
 
 fn json(
     suite: &Suite,
     modes: &[Mode],
     verdicts: &[Verdict],
+    roles: &[Compromise],
     weather: &[Weather],
     known: &Known,
 ) -> Result<String, DoctorError> {
@@ -110,6 +139,7 @@ fn json(
     let report = serde_json::json!({
         "attempts": suite.attempts(),
         "verdicts": verdicts,
+        "roles": roles,
         "storms": weather,
         "succeeded_without": modes.iter().flat_map(single).collect::<Vec<_>>(),
     });

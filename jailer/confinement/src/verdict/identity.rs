@@ -2,7 +2,7 @@
 
 use super::Finding;
 use crate::confinement::Confinement;
-use crate::record::Record;
+use crate::record::{JailKind, Record};
 use crate::threads::Thread;
 
 pub(super) fn judge_user(confinement: &Confinement, record: Option<&Record>) -> Finding {
@@ -33,17 +33,22 @@ pub(super) fn judge_user(confinement: &Confinement, record: Option<&Record>) -> 
     }
     let warden = record.and_then(Record::warden);
     let others = confinement.same_user.iter().filter(|pid| Some(**pid) != warden).count();
-    say(others > 0, &|| format!("user {uid} has {others} other processes"));
-    Finding::weak_if(&wrong, format!("user {uid}, group {gid}, no other group"))
+    // The daemon's roles have one user: signals and tracing between them are for other layers to stop.
+    let is_shared = record.is_some_and(|record| matches!(record.jail, JailKind::Daemon { .. }));
+    say(others > 0 && !is_shared, &|| format!("user {uid} has {others} other processes"));
+    let whose = if is_shared { ", the same for all roles" } else { "" };
+    Finding::weak_if(&wrong, format!("user {uid}, group {gid}, no other group{whose}"))
 }
 
-pub(super) fn judge_capabilities(threads: &[Thread]) -> Finding {
+pub(super) fn judge_capabilities(threads: &[Thread], record: Option<&Record>) -> Finding {
+    let kept = record.map(Record::capabilities).unwrap_or_default();
     let all = || threads.iter().map(|thread| thread.status.capabilities);
     let can_gain = threads.iter().any(|thread| !thread.status.no_new_privs);
     let mut wrong = Vec::new();
     let first = all().next().unwrap_or_default();
     for (index, (name, _)) in first.sets().into_iter().enumerate() {
         let held = all().filter_map(|sets| sets.sets().get(index).map(|(_, set)| set.0)).fold(0, |all, set| all | set);
+        let held = held & !kept.0;
         if held != 0 {
             wrong.push(format!("{name} set: {}", crate::CapabilitySet(held)));
         }
@@ -54,5 +59,9 @@ pub(super) fn judge_capabilities(threads: &[Thread]) -> Finding {
     {
         return Finding::off(wrong.join("; "));
     }
-    Finding::weak_if(&wrong, "every set is empty, and no_new_privs is on")
+    let sets = match kept.is_empty() {
+        true => "every set is empty".to_owned(),
+        false => format!("none but {}", kept.names().join(", ")),
+    };
+    Finding::weak_if(&wrong, format!("{sets}, and no_new_privs is on"))
 }

@@ -154,7 +154,10 @@ fn a_worker_of_the_kernels_needs_no_filter_of_its_own() {
     };
     assert_eq!(launch_filter_alone(true).0, State::On);
     let (state, text) = launch_filter_alone(false);
-    assert_eq!((state, text.as_str()), (State::Weak, "thread 3172 (stockade-vmm) has the launch filter alone"));
+    assert_eq!(
+        (state, text.as_str()),
+        (State::Weak, "thread 3172 (stockade-vmm) has the filters alone that it inherited")
+    );
     // A stranger's filters are its own affair.
     let (state, _) = judged(Layer::Seccomp, None, |c| c.threads[1].status.seccomp_filters = Some(1));
     assert_eq!(state, State::On);
@@ -226,4 +229,26 @@ fn a_compatible_jail_is_judged_as_one() {
         let found = verdict.layers.iter().find(|found| found.layer == layer).unwrap();
         assert!(found.state == State::Weak && found.text.contains(part), "{part} is not in {found:?}");
     }
+}
+
+#[test]
+fn a_process_of_the_daemon_is_judged_by_what_is_meant_for_it() {
+    let kept = CapabilitySet(1 << 12);
+    let mut process = confinement();
+    process.namespaces.all.iter_mut().for_each(|one| one.own &= one.kind != NamespaceKind::Pid);
+    process.threads.iter_mut().for_each(|thread| {
+        thread.status.capabilities.permitted = kept;
+        thread.status.seccomp_filters = Some(1);
+    });
+    let namespaces = vec![NamespaceKind::Mount, NamespaceKind::Network];
+    let jail = JailKind::Daemon { ceilings: Ceilings::sealed(18), namespaces, capabilities: kept, filters: 1 };
+    let mut role = Record { jail, ..record() };
+    role.layers.retain(|report| report.layer != Layer::Cgroup);
+    role.layers.push(LayerReport { layer: Layer::Cgroup, enforced: false, detail: "the daemon's".into() });
+    let verdict = Verdict::on(&process, Some(&role));
+    assert_eq!(verdict.summary, "confined: every layer that is meant for it is on", "{verdict:#?}");
+    assert_eq!(verdict.layers[0].state, State::NotMeant);
+    process.threads[1].status.capabilities.bounding = CapabilitySet(1 << 21);
+    let verdict = Verdict::on(&process, Some(&role));
+    assert_eq!(verdict.summary, "not confined in full: look at capabilities");
 }

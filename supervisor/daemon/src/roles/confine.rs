@@ -3,7 +3,8 @@
 //! By its own user, an empty root, namespaces without anything in them, no capability and none to be had, Landlock, and
 //! a filter of its own ([`super::Role::filter`]).
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
@@ -18,6 +19,8 @@ pub const FALLBACK_ID: u32 = 0x6fff_fff0;
 pub const USER: &str = "_stockade";
 /// The descriptor of a role's channel.
 pub const CHANNEL: i32 = 3;
+/// The descriptor of the file for a role's record, to which nothing can be written once the role is confined.
+pub const RECORD: i32 = 4;
 
 /// The user and group ids of every role.
 pub fn ids() -> (u32, u32) {
@@ -39,14 +42,21 @@ pub fn inherited_channel() -> Result<OwnedFd, String> {
     Ok(channel)
 }
 
-/// Gives up everything but what is open, with an empty folder to mount a root on.
+/// Gives up everything but what is open, with an empty folder to mount a root on, and writes down what that comes to.
 ///
 /// # Errors
 /// The step that failed, in words.
 pub fn enter(role: &Role, empty: &Path) -> Result<(), String> {
     let (uid, gid) = ids();
-    role::confine(&RoleJail { uid, gid, empty, descriptors: role.descriptors }).map_err(|error| error.explain())?;
-    Ok(())
+    let jail = RoleJail { uid, gid, empty, descriptors: role.descriptors };
+    let hidden = role::confine(&jail).map_err(|error| error.explain())?;
+    let written = stockade_jailer::inherited(RECORD).and_then(|record| {
+        let text = serde_json::to_vec(&jail.record(role.name, &hidden)?)?;
+        File::from(record).write_all(&text)
+    });
+    written.map_err(|error| format!("write the record: {error}"))?;
+    // Not before: the record is the last file that it writes.
+    role::limit_files().map_err(|error| error.explain())
 }
 
 /// Gives up every system call that the role does not take.

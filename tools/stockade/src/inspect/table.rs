@@ -13,22 +13,32 @@ use super::facts;
 /// Columns of the widest line.
 const WIDTH: u16 = 100;
 
+/// The layers of a process of the daemon's; [`render`] has all the rest, by its number.
+pub fn of_role(inspection: &Inspection) -> String {
+    let name = inspection.record.as_ref().map(|record| record.id.as_str()).unwrap_or_default();
+    format!("{}: {}", printable(name), verdict(inspection))
+}
+
 /// The whole of it.
 pub fn render(inspection: &Inspection) -> String {
     let process = &inspection.process;
-    let program = printable(process.program.as_deref().unwrap_or("a program of the kernel's"));
     let vm = inspection.vm.as_ref().map_or(String::new(), |vm| format!("VM {}: ", printable(vm)));
-    let layers = inspection.verdict.layers.iter();
-    let layers = layers.map(|layer| [layer.layer.name().to_owned(), layer.state.name().to_owned(), layer.text.clone()]);
     let facts = facts::of(inspection).into_iter().map(|(name, text)| [name.to_owned(), text]);
     let tables = [
-        table(["layer", "state", "what the kernel says"], layers),
         table(["of the process", ""], facts),
         table(["thread", "name", "user", "capabilities", "filters"], process.threads.iter().map(thread)),
         table(["descriptor", "what", "access", "which"], process.descriptors.iter().map(descriptor)),
     ];
-    let summary = &inspection.verdict.summary;
-    format!("{vm}process {}, {program}\n{summary}\n\n{}", process.pid, tables.join("\n\n"))
+    format!("{vm}{}\n\n{}", verdict(inspection), tables.join("\n\n"))
+}
+
+fn verdict(inspection: &Inspection) -> String {
+    let process = &inspection.process;
+    let program = printable(process.program.as_deref().unwrap_or("a program of the kernel's"));
+    let layers = inspection.verdict.layers.iter();
+    let layers = layers.map(|layer| [layer.layer.name().to_owned(), layer.state.name().to_owned(), layer.text.clone()]);
+    let layers = table(["layer", "state", "what the kernel says"], layers);
+    format!("process {}, {program}\n{}\n\n{layers}", process.pid, inspection.verdict.summary)
 }
 
 fn table<const N: usize>(headings: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
