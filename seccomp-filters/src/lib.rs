@@ -42,7 +42,7 @@ pub mod rules;
 mod syscall;
 mod unveil;
 
-pub use refuse::{RefuseError, refuse};
+pub use refuse::{RefuseError, refusal, refuse};
 pub use seccompiler::sock_filter;
 pub use syscall::syscall_name;
 pub use unveil::{Enforced, Policy, Rights, UnveilError, Veil};

@@ -114,7 +114,15 @@ pub struct RefuseError(#[from] seccompiler::Error);
 /// # Errors
 /// If the kernel refuses the filter (seccomp(2)).
 pub fn refuse() -> Result<(), RefuseError> {
-    Ok(seccompiler::apply_filter(&filter().map_err(seccompiler::Error::Backend)?)?)
+    Ok(seccompiler::apply_filter(&refusal()?)?)
+}
+
+/// The filter that [`refuse`] installs.
+///
+/// # Errors
+/// It can't be made for this processor.
+pub fn refusal() -> Result<BpfProgram, RefuseError> {
+    Ok(filter().map_err(seccompiler::Error::Backend)?)
 }
 
 fn filter() -> Result<BpfProgram, seccompiler::BackendError> {

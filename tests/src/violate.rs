@@ -15,8 +15,9 @@ use crate::{process, wait_for};
 
 /// What a forbidden call looks like in a report: `setresuid(7, 0, -1)`, with what is in the other registers.
 pub const CALL: &str = "called setresuid (number 117) with 0x7, 0x0, 0xffffffff, 0x8, 0x9, 0xa at 0x";
-/// Filters of a vmm's main thread once its guest runs: the jailer's, and two of its own.
-const FILTERS_AT_RUN_TIME: &str = "3";
+/// Filters of a vmm's main thread once its guest runs: the jailer's, and two of its own, upon what the warden's parent has, from
+/// which all are inherited.
+const FILTERS_AT_RUN_TIME: u32 = 3;
 /// How the C library goes on behind a system call, which a jump may take the place of: `cmp $-4096, %rax`, `cmp $-4095, %rax`, or
 /// `mov %eax, %edx; cmp $-4096, %eax`.
 const COMPARISONS: [&[u8]; 3] = [
@@ -40,8 +41,12 @@ pub enum Thread {
 
 /// Has a thread of the vmm make a [`CALL`] that no role has, once its guest runs.
 pub fn violate(vmm: i32, thread: Thread) {
+    let field = |pid: i32, field: &str| process::status_field(pid, field)?.parse::<i32>().ok();
     wait_for("the filters of a vmm whose guest runs", || {
-        process::status_field(vmm, "Seccomp_filters").filter(|count| count == FILTERS_AT_RUN_TIME)
+        let supervisor = field(field(vmm, "PPid")?, "PPid")?;
+        let filters = |pid| field(pid, "Seccomp_filters")?.try_into().ok();
+        let inherited: u32 = filters(supervisor)?;
+        (filters(vmm)? == inherited + FILTERS_AT_RUN_TIME).then_some(())
     });
     let id = wait_for("the thread", || number(vmm, thread));
     let memory = File::options().read(true).write(true).open(format!("/proc/{vmm}/mem")).expect("open its memory");

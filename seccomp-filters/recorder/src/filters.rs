@@ -26,6 +26,11 @@ pub fn role(filter: &[u64]) -> Option<Role> {
     Role::ALL.into_iter().find(|role| role.filter().iter().map(encode).eq(filter.iter().copied()))
 }
 
+/// Whether it is the filter of what nobody may do, which no role has and no rule is measured of.
+pub fn is_refusal(filter: &[u64]) -> bool {
+    seccomp_filters::refusal().is_ok_and(|refusal| refusal.iter().map(encode).eq(filter.iter().copied()))
+}
+
 /// A `struct sock_filter` as it is in memory: code, jt, jf, k (linux/filter.h).
 fn encode(&sock_filter { code, jt, jf, k }: &sock_filter) -> u64 {
     u64::from(code) | u64::from(jt) << 16 | u64::from(jf) << 24 | u64::from(k) << 32
@@ -41,6 +46,9 @@ mod tests {
             let filter: Vec<u64> = role.filter().iter().map(encode).collect();
             assert_eq!(super::role(&filter), Some(role));
             assert_eq!(super::role(&filter[1..]), None);
+            assert!(!is_refusal(&filter));
         }
+        let refusal: Vec<u64> = seccomp_filters::refusal().unwrap().iter().map(encode).collect();
+        assert!(is_refusal(&refusal) && super::role(&refusal).is_none());
     }
 }
