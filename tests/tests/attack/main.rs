@@ -45,7 +45,6 @@ fn nothing_succeeds_with_every_layer_on() {
         expect_known(&verdicts);
         let roles: Vec<Compromise> = serde_json::from_value(json["roles"].clone()).unwrap();
         assert_eq!(roles.len(), attempts);
-        assert!(Known::read().unwrap().surprises(&roles).is_empty(), "{roles:#?}");
         expect_fair(&json);
         assert_eq!(output.status.code(), Some(0), "{output:?}");
     });
@@ -65,6 +64,19 @@ fn expect_fair(json: &Value) {
         );
         assert_eq!(storm["programs"][0], storm["programs"][1], "the host can't start programs: {storm}");
     }
+}
+
+/// The daemon's process that parses what clients write, taken over by one of them.
+#[test]
+fn nothing_succeeds_from_a_control_that_was_taken_over() {
+    test(NEEDS, |scratch| {
+        let installation = Installation::at(distribution());
+        let suite = Suite::open(&installation, &scratch.vm_name()).unwrap();
+        let found = suite.compromise(&installation, "control", &|_, _| ()).unwrap();
+        assert_eq!(found.len(), suite.attempts().len());
+        let surprises: Vec<_> = Known::read().unwrap().surprises(&found).into_iter().map(ToString::to_string).collect();
+        assert!(surprises.is_empty(), "of {} attempts:\n  {}", found.len(), surprises.join("\n  "));
+    });
 }
 
 #[test]
