@@ -42,6 +42,8 @@ pub struct Tracer {
     changes: SignalFd,
     traced: Traced,
     pace: Pace,
+    /// Filters that the process has inherited, upon which are those of the jail and its own.
+    inherited: u32,
     violation: Option<Box<ForbiddenCall>>,
     end: Option<ProcessEnd>,
 }
@@ -66,6 +68,9 @@ impl Tracer {
     pub fn of_filtered(child: Pid) -> io::Result<Self> {
         let mut tracer = Self::of_unfiltered(child)?;
         tracer.traced = seize(child).map_or_else(Traced::No, Traced::Yes);
+        if let Traced::Yes(folder) = &tracer.traced {
+            tracer.inherited = status(folder, child)?.seccomp_filters.unwrap_or_default();
+        }
         Ok(tracer)
     }
 
@@ -90,7 +95,7 @@ impl Tracer {
         signals.thread_block()?;
         let changes = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         let (traced, pace) = (Traced::Unneeded, Pace::new(Instant::now()));
-        Ok(Self { child, process, changes, traced, pace, violation: None, end: None })
+        Ok(Self { child, process, changes, traced, pace, inherited: 0, violation: None, end: None })
     }
 
     /// Process id of the vmm.
@@ -198,7 +203,7 @@ impl Tracer {
     /// Finds out whether a thread that is about to end violated a filter.
     fn look_at(&mut self, tid: Pid) {
         let (Traced::Yes(folder), None) = (&self.traced, &self.violation) else { return };
-        match forbidden_call(folder, self.child, tid) {
+        match forbidden_call(folder, self.inherited, self.child, tid) {
             Ok(call) => self.violation = call.map(Box::new),
             Err(error) => self.traced = Traced::No(error),
         }
@@ -222,18 +227,19 @@ fn seize(child: Pid) -> io::Result<File> {
 }
 
 /// The system call for which a filter has killed the thread `tid` of `process`, if one has.
-fn forbidden_call(folder: &File, process: Pid, tid: Pid) -> io::Result<Option<ForbiddenCall>> {
+fn forbidden_call(folder: &File, inherited: u32, process: Pid, tid: Pid) -> io::Result<Option<ForbiddenCall>> {
     let thread = status(folder, tid)?;
     if thread.seccomp != Seccomp::Violated {
         return Ok(None);
     }
     let main = if tid == process { None } else { Some(status(folder, process)?) };
     let Call { architecture, number, arguments, instruction_pointer } = ptrace::call(tid)?;
-    let filters = Filters { is_main: tid == process, count: thread.seccomp_filters.unwrap_or_default() };
+    let own = |thread: &Status| thread.seccomp_filters.map(|count| count.saturating_sub(inherited));
+    let filters = Filters { is_main: tid == process, count: own(&thread).unwrap_or_default() };
     let role = filters.forbidding_role(architecture, number, &arguments);
     Ok(Some(ForbiddenCall {
         role: role.map(|role| role.name().to_owned()),
-        phase: main.as_ref().unwrap_or(&thread).seccomp_filters.map(Phase::of),
+        phase: own(main.as_ref().unwrap_or(&thread)).map(Phase::of),
         thread: thread.name,
         thread_id: tid.as_raw(),
         architecture,
