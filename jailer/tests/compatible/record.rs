@@ -3,6 +3,8 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use stockade_confinement::{
     Confinement, JailKind, Layer, Process, Record, RecordError, Root, State, Verdict, identity,
 };
@@ -32,7 +34,7 @@ fn state(verdict: &Verdict, layer: Layer) -> State {
 #[test]
 fn a_jail_with_everything_has_every_layer_but_the_filters_that_a_vmm_adds() {
     test(&[Need::Root], |scratch| {
-        let jail = Jail::of_tenant(scratch, "sleep").with("--new-pid-ns --resource-limit fsize=4096");
+        let jail = Jail::of_tenant(scratch, "sleep").with("--new-pid-ns --resource-limit fsize=100");
         let (_running, record, process) = recorded(&jail);
         let confinement = Confinement::read(&process).unwrap();
         let verdict = Verdict::on(&confinement, Some(&record));
@@ -55,6 +57,8 @@ fn a_jail_with_everything_has_every_layer_but_the_filters_that_a_vmm_adds() {
         assert_eq!((metadata.uid(), metadata.mode() & 0o7777), (0, 0o400));
         // Longer than any file that the vmm may write.
         assert!(metadata.len() > 1000);
+        // It is no child of what was started.
+        kill(Pid::from_raw(record.pid), Signal::SIGKILL).unwrap();
     });
 }
 
@@ -94,8 +98,9 @@ fn nobody_can_plant_a_record() {
         jail.give(&place);
         std::fs::set_permissions(&place, PermissionsExt::from_mode(0o400)).unwrap();
         assert!(matches!(Record::read(&folder(&jail)), Err(RecordError::Untrusted { .. })));
-        std::fs::remove_file(&place).unwrap();
-        std::fs::create_dir(&place).unwrap();
+        let jail = Jail::of_tenant(scratch, "exit 0");
+        jail.prefill();
+        std::fs::create_dir(folder(&jail).join(Record::FILE)).unwrap();
         assert!(jail.refused().contains("confinement.json: is a folder where a file has to be; remove it"));
     });
 }
