@@ -23,5 +23,6 @@ pub(crate) const fn of(role: Role) -> &'static [sock_filter] {
         Role::Vcpu => VCPU,
         Role::Warden => WARDEN,
         Role::Control => CONTROL,
+        Role::Net => NET,
     }
 }

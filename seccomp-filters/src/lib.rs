@@ -79,11 +79,13 @@ pub enum Role {
     Warden,
     /// The daemon's process that serves clients.
     Control,
+    /// The daemon's process that knows the host's interfaces.
+    Net,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Launch,
         Self::LaunchCompatible,
         Self::VmmConfigureSealed,
@@ -98,6 +100,7 @@ impl Role {
         Self::Vcpu,
         Self::Warden,
         Self::Control,
+        Self::Net,
     ];
 
     /// Its name in `roles.json`.
@@ -117,6 +120,7 @@ impl Role {
             Self::Vcpu => "vcpu",
             Self::Warden => "warden",
             Self::Control => "control",
+            Self::Net => "net",
         }
     }
 

@@ -140,6 +140,7 @@ const fn text(role: Role) -> &'static str {
         Role::Vcpu => table::VCPU,
         Role::Warden => table::WARDEN,
         Role::Control => table::CONTROL,
+        Role::Net => table::NET,
     }
 }
 

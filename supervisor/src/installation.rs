@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
 
-/// Where an installed Stockade keeps what is not called by users.
+/// Where an installed Stockade keeps what is not called by users, as it is named from the folder of a program that they call.
+const LIBRARY: &str = "../lib/stockade";
+/// The same, for a program that is somewhere else.
 const SYSTEM_DIRECTORY: &str = "/usr/lib/stockade";
 
 /// The folder with `stockade-jailer`, `stockade-vmm` and `guest/`.
@@ -25,8 +27,8 @@ pub struct Installation {
 pub enum InstallationError {
     /// No folder has the programs.
     #[error(
-        "stockade-jailer is neither beside {program} nor in {SYSTEM_DIRECTORY}; run tools/first-run, or name the folder \
-         with --binaries"
+        "stockade-jailer is neither beside {program}, nor in {LIBRARY} from there, nor in {SYSTEM_DIRECTORY}; run \
+         tools/first-run or tools/install, or name the folder with --binaries"
     )]
     NotFound {
         /// The running program.
@@ -62,12 +64,13 @@ impl Installation {
         Self { directory }
     }
 
-    /// The one beside the running program, or else the system's.
+    /// The one beside the running program, or that which was installed with it, or else the system's.
     pub fn find() -> Result<Self, InstallationError> {
         let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("stockade"));
         let beside = program.parent().map(Path::to_path_buf);
-        let system = PathBuf::from(SYSTEM_DIRECTORY);
-        let found = beside.into_iter().chain([system]).find(|directory| directory.join("stockade-jailer").exists());
+        let library = beside.as_ref().map(|folder| folder.join(LIBRARY));
+        let folders = beside.into_iter().chain(library).chain([PathBuf::from(SYSTEM_DIRECTORY)]);
+        let found = folders.into_iter().find(|directory| directory.join("stockade-jailer").exists());
         found.map(Self::at).ok_or_else(|| InstallationError::NotFound { program: program.display().to_string() })
     }
 

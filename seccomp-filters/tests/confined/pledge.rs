@@ -139,9 +139,10 @@ fn of_other_vmms(is_meant: impl Fn(Role) -> bool) -> Vec<(Role, Call)> {
         ("io_uring_setup", libc::SYS_io_uring_setup, [0; 6]),
         ("a lock that other processes share", libc::SYS_futex, [0, 0, 0, 0, 0, 0]),
     ];
-    // The daemon's role is no vmm, and gets descriptors from its parent.
+    // The daemon's roles are no vmms, and get frames and descriptors from their parent.
     let is_channel = |call: &Call| matches!(call.0, "sendmsg" | "recvmsg");
-    let calls = by_every_role(&calls).into_iter().filter(|(role, call)| *role != Role::Control || !is_channel(call));
+    let has_channel = |role: &Role| matches!(role, Role::Control | Role::Net);
+    let calls = by_every_role(&calls).into_iter().filter(|(role, call)| !has_channel(role) || !is_channel(call));
     calls.filter(|(role, _)| is_meant(*role)).collect()
 }
 
@@ -170,6 +171,7 @@ fn what_a_role_promises_works() {
         (Role::VmmRunSealed, ("a flush", libc::SYS_fdatasync, [CLOSED, 0, 0, 0, 0, 0])),
         (Role::Api, ("a client", libc::SYS_accept4, [CLOSED, 0, 0, 0x80000, 0, 0])),
         (Role::Vcpu, ("KVM_RUN", libc::SYS_ioctl, [CLOSED, 0xae80, 0, 0, 0, 0])),
+        (Role::Net, ("what the kernel says", libc::SYS_recvfrom, [CLOSED, 0, 0, 0x20, 0, 0])),
         (Role::Warden, ("a child's end", libc::SYS_waitid, [0, 0, 0, 0x4000_0007, 0, 0])),
         (Role::Warden, ("a traced thread goes on", libc::SYS_ptrace, [7, NOBODY, 0, 0, 0, 0])),
         (Role::Warden, ("a traced thread's registers", libc::SYS_ptrace, [12, NOBODY, 0, 0, 0, 0])),

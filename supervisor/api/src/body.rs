@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::request::{ResetScope, StopMode, Verbosity};
+use crate::switch::SwitchSummary;
 use crate::vm::{Exit, VmSummary};
 
 /// How to stop a virtual machine. Without it, the guest is asked.
@@ -52,6 +53,14 @@ pub struct VmPage {
     pub vms: Vec<VmSummary>,
     /// Whether there are more; ask for those after the last one's number.
     pub more: bool,
+}
+
+/// Switches in the order of vm.conf.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Switches {
+    /// All that the caller may see.
+    pub switches: Vec<SwitchSummary>,
 }
 
 /// A virtual machine that does not run.

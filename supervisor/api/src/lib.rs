@@ -6,6 +6,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`vm`] | what there is to know about a virtual machine |
+//! | [`switch`] | and about a switch |
 //! | [`request`] | what can be asked for, and what comes back |
 //! | [`event`] | what happened, in an order that a client can resume at |
 //! | [`body`] | what else is the body of a request or an answer in JSON |
@@ -17,12 +18,14 @@ pub mod body;
 pub mod error;
 pub mod event;
 pub mod request;
+pub mod switch;
 pub mod vm;
 mod whole;
 
 pub use error::{Error, ErrorCode};
 pub use event::{Event, EventPage};
 pub use request::{Answer, Attached, ConsoleAccess, Request, ResetScope, StopMode, Target, Verbosity, Version};
+pub use switch::{Link, SwitchSummary};
 pub use vm::{Exit, ExitCause, InterfaceSummary, Owner, VmId, VmReference, VmState, VmSummary};
 
 /// Version of the API: the first part of every path.

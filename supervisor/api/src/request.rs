@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::event::EventPage;
+use crate::switch::SwitchSummary;
 use crate::vm::{Exit, Owner, VmId, VmReference, VmSummary};
 use crate::whole;
 
@@ -86,6 +87,8 @@ pub enum Request {
         /// To what of it.
         target: Target,
     },
+    /// Switches that the caller may see, in the order of vm.conf. Answered by [`Answer::Switches`].
+    Switches,
     /// Reads vm.conf again. Root only. Answered by [`Answer::Done`].
     Reload,
     /// Reads another file, and adds what it defines. Root only. Answered by [`Answer::Done`].
@@ -350,6 +353,8 @@ pub enum Answer {
     Events(EventPage),
     /// Of [`Request::Attach`].
     Attached(Attached),
+    /// Of [`Request::Switches`].
+    Switches(Vec<SwitchSummary>),
     /// It is done.
     Done,
 }

@@ -24,10 +24,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use stockade_api::body::{Ended, VmPage};
+use stockade_api::body::{Ended, Switches, VmPage};
 use stockade_api::event::EventPage;
 use stockade_api::request::{AGENT_PROTOCOL, NewRun, NewVm, ResetScope, StopMode, Verbosity, Version};
-use stockade_api::{Exit, VmId, VmReference, VmSummary};
+use stockade_api::{Exit, SwitchSummary, VmId, VmReference, VmSummary};
 
 pub use connection::Joined;
 use console::{Download, Following, Part, Stream, Typing};
@@ -77,6 +77,11 @@ impl Client {
                 _ => return Ok(vms),
             }
         }
+    }
+
+    /// Every switch that the caller may see.
+    pub async fn switches(&self) -> Result<Vec<SwitchSummary>, ClientError> {
+        Ok(self.send::<Switches>(Route::switches()).await?.switches)
     }
 
     /// One virtual machine.

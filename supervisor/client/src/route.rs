@@ -95,6 +95,10 @@ impl Route {
         Self::get(&format!("events?after={after}&wait={wait_seconds}"))
     }
 
+    pub(crate) fn switches() -> Self {
+        Self::get("switches")
+    }
+
     pub(crate) fn reload() -> Self {
         Self::post("reload")
     }

@@ -8,7 +8,7 @@ use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, UPGRADE};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
-use stockade_api::body::{Ended, VmPage};
+use stockade_api::body::{Ended, Switches, VmPage};
 use stockade_api::{Answer, Error, ErrorCode, VERSION, VmSummary};
 
 use crate::console::{CURSOR, Rest};
@@ -107,6 +107,7 @@ pub(crate) fn success(output: Output, answer: Answer) -> Reply {
         (Output::Found(_), Answer::Version(version)) => json(StatusCode::OK, &version),
         (Output::Found(_), Answer::List { vms, more }) => json(StatusCode::OK, &VmPage { vms, more }),
         (Output::Found(_), Answer::Vm(vm)) => json(StatusCode::OK, &vm),
+        (Output::Found(_), Answer::Switches(switches)) => json(StatusCode::OK, &Switches { switches }),
         (Output::Found(_), Answer::Exit(exit)) => json(StatusCode::OK, &Ended { exit }),
         (_, answer) => {
             log::error!("the backend answered something else than what was asked for: {answer:?}");

@@ -1,7 +1,7 @@
 //! Every operation of the API.
 
 use hyper::Method;
-use stockade_api::body::{self, Ended, Load, Reset, Stop, VmPage};
+use stockade_api::body::{self, Ended, Load, Reset, Stop, Switches, VmPage};
 use stockade_api::request::{AGENT_PROTOCOL, NewRun, NewVm};
 use stockade_api::{ErrorCode, EventPage, Request, Target, Version, VmId, VmSummary};
 
@@ -258,6 +258,18 @@ pub(crate) static OPERATIONS: &[Operation] = &[
         output: Output::Events(Shape::of::<EventPage>()),
         failures: &[ErrorCode::CursorTooOld],
         task: |call| Ok(Task::Follow(Follow::read(call)?)),
+    },
+    Operation {
+        method: Method::GET,
+        path: "/switches",
+        id: "list_switches",
+        summary: "Switches that the caller may see",
+        description: "Root and, with `status visible all`, everybody sees all of vm.conf's, others those that a virtual machine of theirs is plugged into. What the host has in their place is looked up when this is asked.",
+        parameters: &[],
+        input: Input::None,
+        output: Output::Found(Shape::of::<Switches>()),
+        failures: &[],
+        task: |_| Ok(Task::Ask(Request::Switches)),
     },
     Operation {
         method: Method::POST,

@@ -62,7 +62,7 @@ fn documented(operation: &Value, status: u16) -> BTreeSet<String> {
 #[test]
 fn every_operation_is_served_with_the_status_that_it_documents() {
     let operations = operations(&document());
-    assert_eq!(operations.len(), 19);
+    assert_eq!(operations.len(), 20);
     for (method, path, operation) in operations {
         let daemon = Daemon::new();
         let target = path.replace("{vm}", "web");

@@ -14,7 +14,7 @@ pub struct Arguments {
     /// Define a macro, as if vm.conf began with it
     #[arg(short = 'D', value_name = "NAME=VALUE")]
     pub macros: Vec<Macro>,
-    /// Stay in the foreground; it always does, so this changes nothing
+    /// Log as to a terminal, even to a service manager; the daemon stays in the foreground in any case
     #[arg(short = 'd')]
     pub foreground: bool,
     /// The configuration
@@ -38,6 +38,9 @@ pub struct Arguments {
     /// What this process is, if not the parent
     #[arg(long, hide = true)]
     pub role: Option<String>,
+    /// Whether standard error is the journal
+    #[arg(long, hide = true)]
+    pub journal: bool,
     /// An empty folder
     #[arg(long, hide = true)]
     pub empty: Option<PathBuf>,

@@ -13,17 +13,18 @@ use stockade_supervisor::text::chain;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::{oneshot, watch};
 
 use crate::arguments::Arguments;
 use crate::confine;
 use crate::consoles::Consoles;
-use crate::control;
-use crate::control::parent::Reception;
-use crate::executor::Executor;
+use crate::control::{self, parent::Reception};
+use crate::executor::{Count, Executor};
 use crate::machine::{Agents, Workshop};
+use crate::manager;
+use crate::net::{self, parent::Watcher};
 use crate::roles::keeper::keep;
 use crate::store::Store;
-use crate::table::Input;
 
 /// Runs the daemon until it is told to end.
 ///
@@ -58,16 +59,24 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
         let answer = Box::new(move |outgoing| drop(answers.send(outgoing)));
         let consoles = Consoles::new().map_err(|error| format!("watch consoles: {error}"))?;
         let told = consoles.listener().map_err(|error| format!("watch consoles: {error}"))?;
-        let mut executor = Executor::new(workshop, consoles, input, config, answer).map_err(|error| chain(&error))?;
-        let (known, running) = executor.count();
-        log::info!("{known} virtual machines, of which {running} run");
+        let (orders, ordered) = unbounded_channel();
+        let mut executor =
+            Executor::new(workshop, consoles, input, config, answer, orders).map_err(|error| chain(&error))?;
+        let count = executor.count();
+        log::info!("{}", *count.borrow());
         let inputs = executor.inputs();
-        let control = keep(&control::ROLE, &paths, Reception::new(listener, told, inputs, answered, notify_ready));
-        tokio::pin!(control);
-        let worked = work(&mut executor);
+        let (serves, served) = oneshot::channel();
+        let ready = move || {
+            let _ = serves.send(());
+        };
+        let watcher = Watcher::new(ordered, inputs.clone());
+        let reception = Reception::new(listener, told, inputs, answered, ready);
+        let adopted = executor.adopted();
         tokio::select! {
-            result = worked => result.map_err(|error| format!("wait for signals: {error}")),
-            () = &mut control => Ok(()),
+            result = work(&mut executor) => result.map_err(|error| format!("wait for signals: {error}")),
+            () = keep(&control::ROLE, &paths, reception) => Ok(()),
+            () = keep(&net::ROLE, &paths, watcher) => Ok(()),
+            () = report(adopted, served, count) => Ok(()),
         }
     })?;
     let _ = std::fs::remove_file(paths.socket());
@@ -77,35 +86,54 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
     Ok(())
 }
 
-/// Works, and does what signals say: hang up to read the configuration again, terminate and interrupt to end.
+/// Works, and does what signals say: hang up to read the configuration again, terminate and interrupt to end, and to end
+/// guests at once when they come again.
 async fn work(executor: &mut Executor) -> io::Result<()> {
-    let inputs = executor.inputs();
     let mut hang_up = signal(SignalKind::hangup())?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     loop {
         tokio::select! {
             () = executor.run() => return Ok(()),
-            _ = hang_up.recv() => executor.reload(),
-            _ = terminate.recv() => end(&inputs),
-            _ = interrupt.recv() => end(&inputs),
+            _ = hang_up.recv() => reload(executor),
+            _ = terminate.recv() => end(executor),
+            _ = interrupt.recv() => end(executor),
         }
     }
 }
 
-fn end(inputs: &tokio::sync::mpsc::UnboundedSender<Input>) {
-    notify(&[sd_notify::NotifyState::Stopping]);
-    let _ = inputs.send(Input::ShutDown);
-}
-
-fn notify_ready() {
-    notify(&[sd_notify::NotifyState::Ready]);
-}
-
-/// Tells the service manager, if there is one.
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        log::warn!("tell the service manager: {error}");
+fn reload(executor: &mut Executor) {
+    manager::reloading();
+    match executor.reload() {
+        Ok(()) => {
+            log::info!("the configuration was read again");
+            manager::reloaded(Ok(*executor.count().borrow()));
+        }
+        Err(rejected) => {
+            let rejected = rejected.to_string();
+            log::error!("the configuration can't be used, and nothing was changed: {rejected}");
+            manager::reloaded(Err(&rejected));
+        }
     }
+}
+
+fn end(executor: &mut Executor) {
+    let (guests, longest_ms) = executor.shut_down();
+    manager::stopping(guests, longest_ms);
+    if guests > 0 {
+        log::info!("{guests} guests have to end first, the last of them in {longest_ms} ms");
+    }
+}
+
+/// Tells the service manager when the daemon is ready, and from then on how many virtual machines there are.
+async fn report(adopted: impl Future<Output = ()>, served: oneshot::Receiver<()>, mut count: watch::Receiver<Count>) {
+    adopted.await;
+    if served.await.is_ok() {
+        manager::ready(*count.borrow_and_update());
+        while count.changed().await.is_ok() {
+            manager::status(*count.borrow_and_update());
+        }
+    }
+    std::future::pending().await
 }
 
 /// Listens at the control socket, in the place of the daemon before this one. Nobody can connect before it has its owner.

@@ -9,13 +9,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::time::{ClockId, clock_gettime};
 use stockade_api::{Answer, Attached, Error, ErrorCode, Target, Verbosity, VmId};
 use stockade_config::host::RealHost;
+use stockade_config::model::Switch;
 use stockade_config::{Config, Input as ConfigurationInput, Rejected};
 use stockade_supervisor::machine::request::vsock;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
+use tokio::sync::watch;
 
 use crate::consoles::Consoles;
 use crate::control::parent::Outgoing;
 use crate::machine::{Order, Workshop, launch, take_over};
+use crate::net::parent as net;
 use crate::store::StoreError;
 use crate::table::{Clock, Effect, Host, Input, MachineEvent, Record, RequestId, Table};
 
@@ -33,12 +36,37 @@ pub struct Executor {
     inputs: UnboundedSender<Input>,
     queue: UnboundedReceiver<Input>,
     answers: Answers,
+    net: UnboundedSender<net::Order>,
+    /// The switches that it was told of.
+    switches: Vec<Switch>,
     /// Those whose record could not be saved: nothing is begun with them.
     unsaved: HashSet<VmId>,
+    /// Ends once no machine is being taken over any more.
+    adopted: Option<Receiver<()>>,
+    count: watch::Sender<Count>,
+    /// Whether the daemon is to end.
+    is_over: bool,
+}
+
+/// How many virtual machines there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// All that are known.
+    pub known: usize,
+    /// Those that have a process.
+    pub live: usize,
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let machines = if self.known == 1 { "machine" } else { "machines" };
+        write!(formatter, "{} virtual {machines}, of which {} run", self.known, self.live)
+    }
 }
 
 impl Executor {
     /// Comes back to what the daemon before this one has left, with this configuration. To be called within a runtime.
+    /// Who hears of `net` looks up what the host has in the place of switches.
     ///
     /// # Errors
     /// What was kept can't be read.
@@ -48,6 +76,7 @@ impl Executor {
         configuration: ConfigurationInput,
         config: Config,
         answers: Answers,
+        net: UnboundedSender<net::Order>,
     ) -> Result<Self, StoreError> {
         let (ids, records) = (workshop.store.ids()?, workshop.store.records()?);
         let (inputs, queue) = unbounded_channel();
@@ -62,7 +91,12 @@ impl Executor {
             inputs,
             queue,
             answers,
+            net,
+            switches: Vec::new(),
             unsaved: HashSet::new(),
+            adopted: None,
+            count: watch::Sender::default(),
+            is_over: false,
         };
         executor.recover(&records);
         executor.handle(Input::Configured { config: Box::new(config), request: None });
@@ -75,14 +109,25 @@ impl Executor {
         self.inputs.clone()
     }
 
-    /// How many virtual machines there are, and how many of them run.
-    pub fn count(&self) -> (usize, usize) {
-        (self.table.records().count(), self.machines.len())
+    /// How many virtual machines there are, now and whenever that changes.
+    pub fn count(&self) -> watch::Receiver<Count> {
+        self.count.subscribe()
+    }
+
+    /// Returns once every machine of the daemon before this one is this one's, or known to have ended.
+    pub fn adopted(&mut self) -> impl Future<Output = ()> + use<> {
+        let adopted = self.adopted.take();
+        async move {
+            if let Some(mut adopted) = adopted {
+                // Nobody says anything; it ends.
+                adopted.recv().await;
+            }
+        }
     }
 
     /// Works until the daemon is to end.
     pub async fn run(&mut self) {
-        loop {
+        while !self.is_over {
             let deadline = self.table.deadline_ms();
             let wait = deadline.map(|deadline| Duration::from_millis(deadline.saturating_sub(clock().boot_ms)));
             let time = async {
@@ -96,18 +141,30 @@ impl Executor {
                 () = time => Some(Input::Time),
             };
             let Some(input) = input else { return };
-            if self.handle(input) == Next::End {
-                return;
-            }
+            self.handle(input);
         }
     }
 
-    /// Reads the daemon's own configuration again.
-    pub fn reload(&mut self) {
-        match read(&self.configuration, None) {
-            Ok(config) => drop(self.inputs.send(Input::Configured { config: Box::new(config), request: None })),
-            Err(rejected) => log::error!("the configuration can't be used, and nothing was changed: {rejected}"),
+    /// Reads the daemon's own configuration again: all of it is in force then, or nothing has changed.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn reload(&mut self) -> Result<(), Rejected> {
+        let config = read(&self.configuration, None)?;
+        self.handle(Input::Configured { config: Box::new(config), request: None });
+        Ok(())
+    }
+
+    /// Has the daemon end, which [`run`](Self::run) then does: at once if guests are left to the next one, or there are none.
+    /// Returns how many are waited for, and milliseconds until the last of them has had its time.
+    pub fn shut_down(&mut self) -> (usize, u64) {
+        self.handle(Input::ShutDown);
+        if self.is_over {
+            return (0, 0);
         }
+        let deadlines = self.table.records().filter_map(|record| record.stop?.deadline_ms);
+        let last = deadlines.max().unwrap_or_default();
+        (self.count.borrow().live, last.saturating_sub(clock().boot_ms))
     }
 
     /// Compares what was saved with what is there.
@@ -119,14 +176,17 @@ impl Executor {
         if let Err(error) = self.workshop.jails.prepare() {
             log::error!("sweep: {}", stockade_supervisor::text::chain(&error));
         }
+        let (adopting, adopted) = channel(1);
+        self.adopted = Some(adopted);
         for record in live {
             let (orders, receiver) = unbounded_channel();
             self.machines.insert((record.id, record.generation), orders);
-            tokio::spawn(take_over(self.workshop.clone(), record.clone(), receiver, self.inputs.clone()));
+            let (workshop, inputs, adopting) = (self.workshop.clone(), self.inputs.clone(), adopting.clone());
+            tokio::spawn(take_over(workshop, record.clone(), receiver, inputs, adopting));
         }
     }
 
-    fn handle(&mut self, input: Input) -> Next {
+    fn handle(&mut self, input: Input) {
         let over = match &input {
             Input::Machine {
                 vm,
@@ -139,11 +199,7 @@ impl Executor {
             let record = self.table.record(vm)?;
             Some(Record { generation, ..record.clone() }.jail_name())
         });
-        let mut next = Next::Go;
         for effect in self.table.handle(input, clock()) {
-            if matches!(effect, Effect::Exit) {
-                next = Next::End;
-            }
             self.perform(effect);
         }
         if let Some(over) = over {
@@ -153,7 +209,22 @@ impl Executor {
         if let Some(jail) = jail {
             self.workshop.store.forget_journal(&jail);
         }
-        next
+        self.note_switches();
+        self.note_count();
+    }
+
+    fn note_switches(&mut self) {
+        let switches = &self.table.config().switches;
+        if *switches != self.switches {
+            self.switches.clone_from(switches);
+            let _ = self.net.send(net::Order::Watch(switches.clone()));
+        }
+    }
+
+    fn note_count(&self) {
+        let live = self.table.records().filter(|record| record.state.is_live()).count();
+        let count = Count { known: self.table.records().count(), live };
+        self.count.send_if_modified(|known| std::mem::replace(known, count) != count);
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -174,6 +245,8 @@ impl Executor {
             Effect::Pause { vm, generation } => self.order(vm, generation, Order::Pause),
             Effect::Resume { vm, generation } => self.order(vm, generation, Order::Resume),
             Effect::Configure { path, request } => self.configure(path, request),
+            // Without a listener the daemon is at its end.
+            Effect::LookUp { request, switches } => drop(self.net.send(net::Order::Look { request, switches })),
             Effect::Log(verbosity) => log::set_max_level(match verbosity {
                 Verbosity::Brief => log::LevelFilter::Info,
                 Verbosity::Verbose => log::LevelFilter::Debug,
@@ -181,7 +254,7 @@ impl Executor {
             Effect::Answer { id, answer } => (self.answers)(Outgoing { id, answer, descriptors: Vec::new() }),
             Effect::Attach { id, vm, target } => self.attach(id, vm, target),
             Effect::GiveAgent { id, vm, generation } => self.give_agent(id, vm, generation),
-            Effect::Exit => {}
+            Effect::Exit => self.is_over = true,
         }
     }
 
@@ -274,13 +347,6 @@ impl std::fmt::Debug for Executor {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Executor").field("table", &self.table).finish_non_exhaustive()
     }
-}
-
-/// Whether there is more to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
-    Go,
-    End,
 }
 
 fn read(input: &ConfigurationInput, beside: Option<&Config>) -> Result<Config, Rejected> {

@@ -17,7 +17,7 @@ use stockade_supervisor::machine::state::State;
 use stockade_supervisor::request::VmName;
 use stockade_supervisor::text::chain;
 use stockade_vmm_api::exit::ExitReason;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender};
 
 use crate::blueprint::blueprint;
 use crate::store::Store;
@@ -114,18 +114,20 @@ pub async fn launch(
     drop(workshop.agents.take(ear.vm, ear.generation));
 }
 
-/// Takes over a machine of the daemon before this one, and stays with it.
+/// Takes over a machine of the daemon before this one, and stays with it. `adopting` is dropped as soon as it has it.
 pub async fn take_over(
     workshop: Arc<Workshop>,
     record: Record,
     orders: UnboundedReceiver<Order>,
     inputs: UnboundedSender<Input>,
+    adopting: Sender<()>,
 ) {
     let ear = Ear { vm: record.id, generation: record.generation, inputs };
     let taken = record.jail_name().parse::<VmName>().map_err(|error| internal(&error)).and_then(|jail| {
         let journal = workshop.store.journal(jail.as_str()).map_err(|error| internal(&error))?;
         Detached::take_over(&workshop.jails, &jail, journal).map_err(|error| internal(&error))
     });
+    drop(adopting);
     match taken {
         Ok(machine) => accompany(machine, orders, &ear).await,
         Err(error) => ear.tell(MachineEvent::Ended { cause: ExitCause::Unknown, message: error.to_string() }),

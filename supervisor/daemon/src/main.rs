@@ -7,21 +7,21 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use log::{LevelFilter, Log, Metadata, Record};
+use log::LevelFilter;
 use stockade_config::host::RealHost;
 use stockade_config::{Style, Verbosity, check};
 use stockaded::arguments::Arguments;
 use stockaded::daemon;
+use stockaded::messages;
 use stockaded::roles::Role;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    start_log(arguments.verbose);
+    start_log(&arguments);
     let result = match arguments.role.as_deref() {
         Some(name) => match Role::find(name) {
             Some(role) => (role.run)(arguments.empty.as_deref().unwrap_or(Path::new("/"))),
@@ -48,28 +48,12 @@ fn check_configuration(arguments: &Arguments) -> ExitCode {
     }
 }
 
-/// Standard error, where the service manager keeps it.
-struct StandardError;
-
-static LOG: StandardError = StandardError;
-
-impl Log for StandardError {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("stockade")
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) {
-            // One that can't be written is lost.
-            let _ = writeln!(std::io::stderr(), "stockaded: {}", record.args());
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-fn start_log(verbose: u8) {
-    log::set_max_level(if verbose > 0 { LevelFilter::Debug } else { LevelFilter::Info });
-    // Fails if there is a log already, which is this one.
-    let _ = log::set_logger(&LOG);
+fn start_log(arguments: &Arguments) {
+    let style = match (arguments.role.is_some(), arguments.foreground) {
+        (true, _) if arguments.journal => messages::Style::Journal,
+        (true, _) | (false, true) => messages::Style::Plain,
+        (false, false) => messages::style_of_standard_error(),
+    };
+    let level = if arguments.verbose > 0 { LevelFilter::Debug } else { LevelFilter::Info };
+    messages::start(style, arguments.role.as_deref(), level);
 }

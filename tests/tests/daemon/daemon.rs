@@ -48,9 +48,15 @@ impl Answer {
 impl<'a> Daemon<'a> {
     /// Starts one with this configuration, and waits until it serves. `$tag` in it is a name that belongs to the test.
     pub fn start(scratch: &'a Scratch, configuration: &str) -> Self {
-        let mut daemon = Self { scratch, process: None };
-        daemon.configure(configuration);
+        let mut daemon = Self::with(scratch, configuration);
         daemon.run();
+        daemon
+    }
+
+    /// One with this configuration that does not run yet.
+    pub fn with(scratch: &'a Scratch, configuration: &str) -> Self {
+        let daemon = Self { scratch, process: None };
+        daemon.configure(configuration);
         daemon
     }
 
@@ -62,10 +68,15 @@ impl<'a> Daemon<'a> {
     /// Starts it (again).
     pub fn run(&mut self) {
         let mut command = Command::new(program("stockaded"));
+        command.arg("--binaries").arg(stockade_tests::distribution());
+        self.run_by(command);
+    }
+
+    /// Starts it (again) by this command, to which it adds where everything is.
+    pub fn run_by(&mut self, mut command: Command) {
         command.arg("-f").arg(self.scratch.join("vm.conf"));
         command.arg("--run-directory").arg(self.run_directory());
         command.arg("--state-directory").arg(self.scratch.join("state"));
-        command.arg("--binaries").arg(stockade_tests::distribution());
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Output::collect(child.stderr.take().unwrap());
         self.process = Some((child, log));

@@ -11,13 +11,18 @@ use stockade_tests::{guest, process, test, wait_for};
 
 use crate::daemon::{Daemon, NEEDS, configuration};
 
-pub fn control(daemon: &Daemon) -> i32 {
-    wait_for("control", || {
+/// The process of a role.
+pub fn process_of(daemon: &Daemon, name: &str) -> i32 {
+    wait_for(name, || {
         process::children(daemon.pid()).into_iter().find(|pid| {
             let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            command.starts_with("stockaded: control")
+            command.starts_with(&format!("stockaded: {name}\0"))
         })
     })
+}
+
+pub fn control(daemon: &Daemon) -> i32 {
+    process_of(daemon, "control")
 }
 
 #[test]
@@ -65,7 +70,8 @@ fn an_inspection_shows_what_confines_each_process_of_the_daemon() {
     test(NEEDS, |scratch| {
         let daemon = Daemon::start(scratch, "");
         let before = control(&daemon);
-        let roles = inspected(&daemon);
+        let all = stockaded::roles::ROLES.len() + 1;
+        let roles = wait_for("every process", || Some(inspected(&daemon)).filter(|roles| roles.len() == all));
         for (name, layers) in &roles {
             for (layer, state) in layers {
                 let is_meant = match name.as_str() {

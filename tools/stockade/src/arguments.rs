@@ -25,6 +25,7 @@ pub use help::EXIT_CODES;
 pub use machines::{
     ConsoleArguments, DaemonOptions, EventsArguments, ExecArguments, LoadArguments, LogArguments, LogsArguments,
     OneArguments, PsArguments, ReloadArguments, ResetArguments, StartArguments, StatusArguments, StopArguments,
+    SwitchesArguments,
 };
 pub use values::{DiskSize, ImageFormat, NewImage};
 
@@ -85,6 +86,10 @@ pub enum DaemonVerb {
     /// Shows the virtual machines that run
     #[command(after_help = help::PS)]
     Ps(PsArguments),
+
+    /// Shows the switches of vm.conf, and the host's bridges in their place
+    #[command(after_help = help::SWITCHES)]
+    Switches(SwitchesArguments),
 
     /// Starts a virtual machine: one that is known, or one that the options describe
     #[command(after_help = help::START)]
@@ -404,7 +409,7 @@ mod tests {
         assert!(matches!(parse("un").unwrap().verb, Verb::Daemon(DaemonVerb::Unpause(_))));
         assert!(matches!(parse("sh").unwrap().verb, Verb::Daemon(DaemonVerb::Status(_))));
         for (verb, meant) in
-            [("sta", "start or status"), ("re", "reload or reset"), ("s", "show, start, status or stop")]
+            [("sta", "start or status"), ("re", "reload or reset"), ("s", "show, start, status, stop or switches")]
         {
             assert!(ambiguity(&parse(verb).unwrap_err()).unwrap().contains(meant), "{verb}");
         }

@@ -11,6 +11,7 @@ mod output;
 mod start;
 mod status;
 mod stop;
+mod switches;
 mod table;
 mod words;
 
@@ -51,6 +52,7 @@ fn options(verb: &Verb) -> Options<'_> {
     let DaemonOptions { socket, json } = match verb {
         Verb::Status(arguments) => &arguments.daemon,
         Verb::Ps(arguments) => &arguments.daemon,
+        Verb::Switches(arguments) => &arguments.daemon,
         Verb::Start(arguments) => &arguments.daemon,
         Verb::Stop(arguments) => &arguments.daemon,
         Verb::Wait(arguments) | Verb::Pause(arguments) | Verb::Unpause(arguments) => &arguments.daemon,
@@ -69,6 +71,7 @@ async fn carry_out(verb: &Verb, client: &Client, output: Output) -> Outcome {
     match verb {
         Verb::Status(arguments) => status::status(arguments, client, output).await,
         Verb::Ps(arguments) => status::ps(arguments, client, output).await,
+        Verb::Switches(_) => switches::switches(client, output).await,
         Verb::Start(arguments) => start::start(arguments, client, output).await,
         Verb::Stop(arguments) => stop::stop(arguments, client, output).await,
         Verb::Wait(arguments) => {

@@ -15,7 +15,8 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use stockade_api::{
-    Answer, Error, ErrorCode, EventPage, ExitCause, Request, StopMode, Target, Version, VmId, VmReference, VmState,
+    Answer, Error, ErrorCode, EventPage, ExitCause, Link, Request, StopMode, SwitchSummary, Target, Version, VmId,
+    VmReference, VmState,
 };
 use tokio::sync::Notify;
 
@@ -180,6 +181,7 @@ impl Backend for Fake {
             Request::Wait { vm } => self.wait(uid, &vm).await,
             Request::Attach { .. } | Request::Run { .. } => Err(no_question()),
             Request::Events { after } => self.events(uid, after).await,
+            Request::Switches => Ok(Answer::Switches(switches())),
             Request::Reload | Request::Log { .. } => root_only(uid).map(|()| Answer::Done),
             Request::Load { path } => {
                 root_only(uid)?;
@@ -192,4 +194,15 @@ impl Backend for Fake {
             }
         }
     }
+}
+
+/// One for each thing that there is to say of a switch.
+fn switches() -> Vec<SwitchSummary> {
+    let switch =
+        |name: &str, enabled, link| SwitchSummary { name: name.into(), interface: format!("br-{name}"), enabled, link };
+    vec![
+        switch("uplink", true, Some(Link { bridge: true, up: true, mtu: 1500 })),
+        switch("lan", true, Some(Link { bridge: false, up: false, mtu: 9000 })),
+        switch("old", false, None),
+    ]
 }

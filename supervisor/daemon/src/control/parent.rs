@@ -102,6 +102,13 @@ impl<R: FnOnce()> Attendant for Reception<R> {
     }
 }
 
+/// At the daemon's own end as well.
+impl<R> Drop for Reception<R> {
+    fn drop(&mut self) {
+        drop(self.peers.interrupted());
+    }
+}
+
 /// One life of `control`.
 struct Life<'a> {
     peers: &'a mut Peers,

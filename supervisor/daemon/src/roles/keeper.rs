@@ -17,6 +17,7 @@ use super::Role;
 use super::channel::{Channel, ChannelError, pair};
 use super::confine::{CHANNEL, RECORD};
 use super::frame::Frame;
+use crate::messages;
 use crate::paths::Paths;
 
 /// The argument that makes this program a role.
@@ -68,6 +69,7 @@ fn start<Out: Frame, In: Frame>(role: &Role, paths: &Paths) -> io::Result<(Child
     // This very program, whatever has its name by now.
     let mut command = std::process::Command::new("/proc/self/exe");
     command.arg0(role.title()).args([ROLE_ARGUMENT, role.name, EMPTY_ARGUMENT]).arg(paths.empty());
+    command.args(messages::arguments());
     command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
     let mappings = vec![
         FdMapping { parent_fd: theirs, child_fd: CHANNEL },

@@ -25,7 +25,7 @@ pub struct Role {
 }
 
 /// Every role. Each is confined alike but for its filter: see [`confine`].
-pub static ROLES: [&Role; 1] = [&crate::control::ROLE];
+pub static ROLES: [&Role; 2] = [&crate::control::ROLE, &crate::net::ROLE];
 
 impl Role {
     /// The role with this name.

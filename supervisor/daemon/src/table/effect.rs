@@ -1,6 +1,6 @@
 //! What can happen, and what is to be done about it.
 
-use stockade_api::{Answer, Error, ExitCause, Request, Target, Verbosity, VmId};
+use stockade_api::{Answer, Error, ExitCause, Request, SwitchSummary, Target, Verbosity, VmId};
 use stockade_config::Config;
 
 use super::ids::Ids;
@@ -53,6 +53,13 @@ pub enum Input {
     },
     /// Somebody goes after each machine that was saved. Comes once, after the configuration; what is found of them comes later.
     Recovered,
+    /// The host's interfaces in the place of switches were looked up, or could not be.
+    SwitchesLookedUp {
+        /// For this request.
+        request: RequestId,
+        /// What came of it.
+        answer: Result<Vec<SwitchSummary>, Error>,
+    },
     /// Time has passed.
     Time,
     /// The daemon is to end.
@@ -130,6 +137,13 @@ pub enum Effect {
         path: Option<String>,
         /// Who asked for it.
         request: RequestId,
+    },
+    /// Look the host's interfaces up in the place of these switches.
+    LookUp {
+        /// For this request.
+        request: RequestId,
+        /// The switches, without their links.
+        switches: Vec<SwitchSummary>,
     },
     /// Log this much from now on.
     Log(Verbosity),

@@ -133,6 +133,7 @@ impl Table {
             Input::Configured { config, request } => self.configure(*config, request),
             Input::NotConfigured { error, request } => self.answer(request, Err(error)),
             Input::Recovered => self.recovered(),
+            Input::SwitchesLookedUp { request, answer } => self.answer(request, answer.map(Answer::Switches)),
             Input::Time => {}
             Input::ShutDown => self.shut_down(),
         }
@@ -237,13 +238,14 @@ impl Table {
         held.into_iter().for_each(|id| self.kill(id));
     }
 
+    /// Told again, it does not wait for guests any more.
     fn shut_down(&mut self) {
-        self.shutting_down = true;
+        let again = std::mem::replace(&mut self.shutting_down, true);
         if self.config.globals.shutdown == Shutdown::Leave {
             self.effect(Effect::Exit);
             return;
         }
         let live: Vec<_> = self.records().filter(|record| record.state.is_live()).map(|record| record.id).collect();
-        live.into_iter().for_each(|id| self.ask_to_stop(id));
+        live.into_iter().for_each(|id| if again { self.kill(id) } else { self.ask_to_stop(id) });
     }
 }

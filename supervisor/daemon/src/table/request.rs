@@ -1,9 +1,10 @@
 //! Requests of clients: whether they may, whether it makes sense now, and what is to be done.
 
 use stockade_api::{
-    Answer, ConsoleAccess, Error, ErrorCode, Request, ResetScope, StopMode, Target, Version, VmId, VmReference, VmState,
+    Answer, ConsoleAccess, Error, ErrorCode, Request, ResetScope, StopMode, SwitchSummary, Target, Version, VmId,
+    VmReference, VmState,
 };
-use stockade_config::model::VmName;
+use stockade_config::model::{StartPolicy, StatusVisibility, Switch, VmName};
 
 use super::effect::{Effect, RequestId};
 use super::permission::{Caller, Verb, may};
@@ -31,6 +32,11 @@ impl Table {
             }
             Request::Run { definition } => self.run(id, caller, *definition),
             Request::Attach { vm, target } => self.attach(id, caller, &vm, target),
+            Request::Switches => {
+                let switches = self.switches(caller);
+                self.effect(Effect::LookUp { request: id, switches });
+                Ok(None)
+            }
             Request::Reload => self.administer(caller, |table| table.read_configuration(id, None)),
             Request::Load { path } => self.administer(caller, |table| table.read_configuration(id, Some(path))),
             Request::Reset { what: ResetScope::All | ResetScope::Vms } => {
@@ -50,6 +56,25 @@ impl Table {
             Ok(None) => {}
             Err(error) => self.answer(id, Err(error)),
         }
+    }
+
+    /// The switches that a caller may see: all, or those that its virtual machines are plugged into.
+    fn switches(&self, caller: &Caller) -> Vec<SwitchSummary> {
+        let visible = self.config.globals.status_visible;
+        let sees_all = caller.uid == 0 || visible == StatusVisibility::All;
+        let seen: Vec<_> = self.records().filter(|record| may(caller, Verb::Status, record, visible)).collect();
+        let plugged = |switch: &Switch| {
+            let mut interfaces = seen.iter().flat_map(|record| &record.definition.interfaces);
+            interfaces.any(|interface| interface.switch.as_ref() == Some(&switch.name))
+        };
+        let switches = self.config.switches.iter().filter(|switch| sees_all || plugged(switch));
+        let summary = |switch: &Switch| SwitchSummary {
+            name: switch.name.clone(),
+            interface: switch.interface.clone(),
+            enabled: switch.start == StartPolicy::Enabled,
+            link: None,
+        };
+        switches.map(summary).collect()
     }
 
     fn list(&self, caller: &Caller, after: VmId) -> Answer {

@@ -45,6 +45,12 @@ pub const PS: &str = with_examples! {
     "stockade ps -a"
 };
 
+/// Of `stockade switches`.
+pub const SWITCHES: &str = with_examples! {
+    "stockade switches"
+    "stockade switches --json | jq -r '.[] | select(.link == null) | .interface'"
+};
+
 /// Of `stockade start`.
 pub const START: &str = with_examples! {
     "stockade start web"

@@ -49,6 +49,13 @@ pub struct PsArguments {
     pub daemon: DaemonOptions,
 }
 
+/// Options of `stockade switches`.
+#[derive(Debug, Args)]
+pub struct SwitchesArguments {
+    #[command(flatten)]
+    pub daemon: DaemonOptions,
+}
+
 /// Options of `stockade start`.
 #[derive(Debug, Args)]
 pub struct StartArguments {

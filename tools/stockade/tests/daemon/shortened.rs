@@ -18,7 +18,7 @@ fn ambiguous_ones_are_listed() {
     for (verb, meant) in [
         ("c", "console or create"),
         ("p", "pause or ps"),
-        ("s", "show, start, status or stop"),
+        ("s", "show, start, status, stop or switches"),
         ("lo", "load, log or logs"),
         ("r", "reload, reset or run"),
     ] {

@@ -37,6 +37,17 @@ fn a_virtual_machine_is_started_paused_and_stopped() {
 }
 
 #[test]
+fn switches_are_shown_with_what_the_host_has_in_their_place() {
+    let daemon = Daemon::start();
+    let table = daemon.run(["switches"]).done();
+    let rows: Vec<_> = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(rows[0], "NAME INTERFACE MTU STATE");
+    assert_eq!(rows[1..], ["uplink br-uplink 1500 up", "lan br-lan 9000 no bridge", "old br-old - disabled"]);
+    let document = daemon.run(["sw", "--json"]).document();
+    assert_eq!(document[0]["link"], json!({ "bridge": true, "up": true, "mtu": 1500 }));
+}
+
+#[test]
 fn a_stop_by_force_and_one_that_is_waited_for() {
     let daemon = Daemon::start();
     daemon.run(["start", "web"]).done();

@@ -139,6 +139,7 @@ impl Play {
             Effect::Pause { .. } => Some("pause"),
             Effect::Resume { .. } => Some("resume"),
             Effect::Configure { .. } => Some("configure"),
+            Effect::LookUp { .. } => Some("look up"),
             Effect::Log(_) => Some("log"),
             Effect::Attach { .. } | Effect::GiveAgent { .. } => Some("attach"),
             Effect::Exit => Some("exit"),

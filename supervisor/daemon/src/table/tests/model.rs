@@ -150,7 +150,7 @@ impl Host {
                     assert_eq!(*count, 1, "{id:?} was answered twice");
                 }
             }
-            Effect::Configure { .. } | Effect::Log(_) | Effect::Exit => {}
+            Effect::Configure { .. } | Effect::LookUp { .. } | Effect::Log(_) | Effect::Exit => {}
         }
     }
 

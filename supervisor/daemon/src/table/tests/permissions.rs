@@ -1,6 +1,7 @@
 //! The permission matrix: six kinds of callers, three states, eight verbs.
 
-use stockade_config::model::{InstancePolicy, StatusVisibility};
+use stockade_api::SwitchSummary;
+use stockade_config::model::{InstancePolicy, Interface, LinkState, SourceCheck, StatusVisibility, Switch};
 
 use super::*;
 
@@ -104,4 +105,38 @@ fn a_console_is_typed_at_while_there_is_a_guest_and_read_at_any_time() {
     assert_eq!(play.answer(typing).unwrap_err().code, stockade_api::ErrorCode::NotRunning);
     play.ask(console(ConsoleAccess::Read));
     assert_eq!(play.acts(), ["attach"]);
+}
+
+#[test]
+fn switches_are_seen_by_whose_virtual_machines_are_plugged_into_them() {
+    let switch = |name: &str| Switch {
+        name: name.into(),
+        start: StartPolicy::Enabled,
+        interface: format!("br-{name}"),
+        group: None,
+        source_check: SourceCheck::Off,
+        rdomain: None,
+        link: LinkState::Up,
+    };
+    let mut vm = vm("vm", StartPolicy::Disabled);
+    vm.definition.interfaces.push(Interface { switch: Some("lan".into()), ..Interface::default() });
+    let mut play = Play::of(Config::default(), Vec::new());
+    let mut config = Config { vms: vec![vm], switches: vec![switch("lan"), switch("uplink")], ..Config::default() };
+    play.configure(config.clone());
+    let seen = |play: &mut Play, caller: Caller| {
+        play.effects.clear();
+        let asked = play.request(caller, Request::Switches);
+        assert!(play.answers(asked).is_empty());
+        let Some(Effect::LookUp { request, switches }) = play.effects.pop() else { panic!("{:?}", play.effects) };
+        assert_eq!(request, asked);
+        play.handle(Input::SwitchesLookedUp { request, answer: Ok(switches.clone()) });
+        assert_eq!(play.answer(asked), Ok(Answer::Switches(switches.clone())));
+        switches.into_iter().map(|switch: SwitchSummary| switch.name).collect::<Vec<_>>()
+    };
+    assert_eq!(seen(&mut play, Caller::root()), ["lan", "uplink"]);
+    assert_eq!(seen(&mut play, caller(OWNER, &[])), ["lan"]);
+    assert_eq!(seen(&mut play, caller(7, &[])), [""; 0]);
+    config.globals.status_visible = StatusVisibility::All;
+    play.configure(config);
+    assert_eq!(seen(&mut play, caller(7, &[])), ["lan", "uplink"]);
 }

@@ -82,3 +82,15 @@ fn a_daemon_that_is_told_so_leaves_everything_running() {
     assert_eq!(play.acts(), ["exit"]);
     assert_eq!(play.state("vm"), VmState::Running);
 }
+
+#[test]
+fn guests_have_their_time_to_stop_and_no_more_if_the_daemon_is_told_again() {
+    let mut play = recovered(VmState::Running, |_| {});
+    play.acts();
+    play.handle(Input::ShutDown);
+    assert_eq!(play.acts(), ["save", "ask"]);
+    play.handle(Input::ShutDown);
+    assert_eq!(play.acts(), ["save", "kill"]);
+    play.ends(ExitCause::Killed);
+    assert_eq!(play.acts().last(), Some(&"exit"));
+}
