@@ -125,7 +125,8 @@ pub async fn take_over(
     let ear = Ear { vm: record.id, generation: record.generation, inputs };
     let taken = record.jail_name().parse::<VmName>().map_err(|error| internal(&error)).and_then(|jail| {
         let journal = workshop.store.journal(jail.as_str()).map_err(|error| internal(&error))?;
-        Detached::take_over(&workshop.jails, &jail, journal).map_err(|error| internal(&error))
+        let known = record.jail.as_ref().map(|jail| (jail.pid, jail.identity));
+        Detached::take_over(&workshop.jails, &jail, journal, known).map_err(|error| internal(&error))
     });
     drop(adopting);
     match taken {

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use stockade_confinement::{Record, identity};
+use rustix::process::{Signal, pidfd_send_signal};
+use stockade_confinement::{Fingerprint, Process, Record};
 use stockade_jailer::journal;
 use stockade_jailer::warden::{Command, Event};
 use stockade_vmm_api::event::{Event as VmmEvent, EventKind};
@@ -45,6 +45,8 @@ pub struct Detached {
     /// The process that this process started, if it did.
     pub(super) jailer: Option<tokio::process::Child>,
     pub(super) vmm: Option<OwnedFd>,
+    /// What its vmm is, if a supervisor before this one has seen it.
+    pub(super) known: Option<(i32, Fingerprint)>,
     pub(super) reconnections: u32,
 }
 
@@ -55,8 +57,8 @@ pub enum Notice {
     Confined {
         /// Its process id.
         pid: i32,
-        /// Its number in the kernel (see [`identity`]).
-        identity: u64,
+        /// What tells it from every other.
+        identity: Fingerprint,
     },
     /// The guest runs.
     Started,
@@ -74,11 +76,17 @@ pub enum Notice {
 }
 
 impl Detached {
-    /// Takes over the machine with this jail, or what is known of its end. To be called within a runtime.
+    /// Takes over the machine with this jail, or what is known of its end: `known` is its vmm's number and what that was, if
+    /// anybody has seen it. To be called within a runtime.
     ///
     /// # Errors
     /// A socket can't be made.
-    pub fn take_over(state: &State, jail: &VmName, journal: File) -> io::Result<Self> {
+    pub fn take_over(
+        state: &State,
+        jail: &VmName,
+        journal: File,
+        known: Option<(i32, Fingerprint)>,
+    ) -> io::Result<Self> {
         let folder = state.machines().join(jail.as_str());
         let mut machine = Self {
             link: None,
@@ -86,12 +94,13 @@ impl Detached {
             status: Status::default(),
             jailer: None,
             vmm: None,
+            known,
             reconnections: 0,
             folder,
             journal,
         };
         if !machine.connect()? {
-            machine.backlog = journal::read(&machine.journal, None)?.into();
+            machine.backlog = without_outdated(journal::read(&machine.journal, None)?);
         }
         Ok(machine)
     }
@@ -118,7 +127,7 @@ impl Detached {
             match link.next().await {
                 Ok(Some(Event::TakenOver { journal_bytes })) => {
                     let known = journal::read(&self.journal, Some(journal_bytes)).unwrap_or_default();
-                    self.backlog.extend(known);
+                    self.backlog.extend(without_outdated(known));
                 }
                 Ok(Some(event)) => self.backlog.push_back(event),
                 // It has ended, or has given up on a supervisor that did not listen.
@@ -139,10 +148,7 @@ impl Detached {
     }
 
     fn note(&mut self, event: Event) -> Option<Notice> {
-        let kind = match &event {
-            Event::Vmm { line } => serde_json::from_str::<VmmEvent>(line).ok().map(|event| event.kind),
-            _ => None,
-        };
+        let kind = kind_of(&event);
         let confined = matches!(event, Event::Confined { .. });
         let nonsense = matches!(event, Event::Vmm { .. }) && kind.is_none();
         self.status.note_warden(event);
@@ -160,15 +166,20 @@ impl Detached {
         }
     }
 
-    /// Takes hold of the vmm's process, which the jailer wrote down as root; what the warden says could be anybody's.
+    /// Takes hold of the vmm's process, which the jailer wrote down as root; what the warden says could be anybody's. Whoever has
+    /// got its number since is left alone.
     fn hold(&mut self) -> Option<Notice> {
         let record = Record::read(&self.folder).ok()?;
-        let vmm = pidfd_open(Pid::from_raw(record.pid)?, PidfdFlags::empty()).ok()?;
-        if identity(&vmm).ok()? != record.identity {
+        let (identity, vmm) = Fingerprint::take(&Process::open(record.pid).ok()?).ok()?;
+        let is_its = self.folder.file_name().is_some_and(|name| name == record.id.as_str());
+        let is_same = self.known.is_none_or(|known| known == (record.pid, identity));
+        if !is_its || !is_same || identity.number != record.identity {
+            log::warn!("{}: process {} is another than its vmm", self.folder.display(), record.pid);
             return None;
         }
         self.vmm = Some(vmm);
-        Some(Notice::Confined { pid: record.pid, identity: record.identity })
+        self.known = Some((record.pid, identity));
+        Some(Notice::Confined { pid: record.pid, identity })
     }
 
     /// Connects to the warden. Returns whether there is one.
@@ -188,7 +199,7 @@ impl Detached {
         self.link = None;
         let known = journal::read(&self.journal, None).unwrap_or_default();
         let done = known.iter().any(|event| matches!(event, Event::Cleaned { .. } | Event::Refused { .. }));
-        self.backlog = known.into();
+        self.backlog = without_outdated(known);
         if done || self.reconnections >= RECONNECTIONS {
             return;
         }
@@ -230,5 +241,128 @@ impl Detached {
         if let Some(mut jailer) = self.jailer.take() {
             let _ = tokio::time::timeout(KILL_LIMIT, jailer.wait()).await;
         }
+    }
+}
+
+/// What the vmm says in it, if that makes sense.
+fn kind_of(event: &Event) -> Option<EventKind> {
+    match event {
+        Event::Vmm { line } => serde_json::from_str::<VmmEvent>(line).ok().map(|event| event.kind),
+        _ => None,
+    }
+}
+
+/// Leaves out pauses that are over: nobody is to hear of them as if they were now.
+fn without_outdated(events: Vec<Event>) -> VecDeque<Event> {
+    let is_pause = |event: &Event| matches!(kind_of(event), Some(EventKind::Paused | EventKind::Resumed));
+    let last = events.iter().rposition(is_pause);
+    let events = events.into_iter().enumerate();
+    events.filter(|(index, event)| Some(*index) == last || !is_pause(event)).map(|(_, event)| event).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::process::{Child, Command as Program};
+
+    use rustix::process::geteuid;
+    use stockade_confinement::{JailKind, Limits};
+    use stockade_jailer::journal::Journal;
+
+    use super::*;
+
+    /// A process that has a vmm's number.
+    struct Sleeper(Child);
+
+    impl Sleeper {
+        fn start() -> Self {
+            Self(Program::new("sleep").arg("1000").spawn().unwrap())
+        }
+
+        fn pid(&self) -> i32 {
+            self.0.id().try_into().unwrap()
+        }
+
+        fn fingerprint(&self) -> Fingerprint {
+            loop {
+                let take = |pid| Fingerprint::take(&Process::open(pid).unwrap()).unwrap().0;
+                let (own, its) = (take(std::process::id().try_into().unwrap()), take(self.pid()));
+                // Until it has executed its program.
+                if own.program != its.program {
+                    return its;
+                }
+            }
+        }
+
+        fn is_alive(&mut self) -> bool {
+            self.0.try_wait().unwrap().is_none()
+        }
+    }
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// A machine whose warden is dead, taken over: what is known of its vmm, and what its jailer wrote down.
+    fn machine(folder: &Path, known: Option<(i32, Fingerprint)>, record: &Record) -> Detached {
+        let state = State::of_root(folder.to_owned());
+        let jail: VmName = "jail-1-1".parse().unwrap();
+        let jail_folder = state.machines().join(jail.as_str());
+        let _ = std::fs::remove_dir_all(&jail_folder);
+        std::fs::create_dir_all(&jail_folder).unwrap();
+        let mut options = File::options();
+        let file =
+            options.write(true).create_new(true).mode(Record::MODE).open(jail_folder.join(Record::FILE)).unwrap();
+        serde_json::to_writer(file, record).unwrap();
+        let journal = tempfile::tempfile().unwrap();
+        let confined = Event::Confined { pid: record.pid, at_us: 1, confinement: Vec::new() };
+        Journal::new(journal.try_clone().unwrap()).append(&confined);
+        Detached::take_over(&state, &jail, journal, known).unwrap()
+    }
+
+    #[test]
+    fn who_takes_over_hears_of_the_last_pause_alone() {
+        let event = |kind| Event::Vmm { line: serde_json::to_string(&VmmEvent { at_us: 1, kind }).unwrap() };
+        let (started, paused, resumed) = (EventKind::Started, EventKind::Paused, EventKind::Resumed);
+        let all = [&started, &paused, &resumed, &paused, &resumed].map(|kind| event(kind.clone()));
+        assert_eq!(without_outdated(all.clone().into()), [event(started.clone()), event(resumed)]);
+        assert_eq!(without_outdated(all[..4].into()), [event(started), event(paused)]);
+    }
+
+    #[tokio::test]
+    async fn a_vmm_is_ended_with_its_warden_and_nobody_else_that_has_its_number() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mut process = Sleeper::start();
+        let (pid, fingerprint) = (process.pid(), process.fingerprint());
+        let limits = Limits { memory_bytes: 1, processes: 1, cpu_percent: 1 };
+        let (id, identity) = ("jail-1-1".to_owned(), fingerprint.number);
+        let jail = JailKind::Sealed { warden: 1, limits, filters: 1 };
+        let record = Record { id, pid, identity, uid: 1, gid: 1, jail, layers: Vec::new() };
+        let successors = [
+            (None, Record { identity: record.identity + 1, ..record.clone() }),
+            (None, Record { id: "jail-1-2".into(), ..record.clone() }),
+            (Some((pid, Fingerprint { number: 0, ..fingerprint })), record.clone()),
+            (Some((pid, Fingerprint { started_ticks: 0, ..fingerprint })), record.clone()),
+            (Some((pid, Fingerprint { program: (0, 0), ..fingerprint })), record.clone()),
+            (Some((pid + 1, fingerprint)), record.clone()),
+        ];
+        for (known, record) in successors {
+            let mut machine = machine(folder.path(), known, &record);
+            machine.kill();
+            assert!(matches!(machine.next().await, Notice::Gone { .. }), "{known:?} {record:?}");
+            assert!(process.is_alive(), "{known:?} {record:?}");
+        }
+        let mut machine = machine(folder.path(), Some((pid, fingerprint)), &record);
+        assert!(
+            matches!(machine.next().await, Notice::Confined { pid: found, identity } if (found, identity) == (pid, fingerprint))
+        );
+        assert!(matches!(machine.next().await, Notice::Gone { .. }));
+        assert!(!process.is_alive());
     }
 }

@@ -118,6 +118,7 @@ pub fn launch_detached(state: &State, blueprint: DetachedBlueprint) -> Result<De
         status: Status::default(),
         jailer: Some(jailer),
         vmm: None,
+        known: None,
         reconnections: 0,
     })
 }

@@ -34,9 +34,17 @@ impl WardenLink {
 
     /// The next event; `None` when the warden is gone. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Result<Option<Event>, WardenError> {
-        // One byte more shows that a packet was longer.
-        let mut packet = vec![0; MAX_PACKET_BYTES + 1];
-        match self.socket.recv(&mut packet).await {
+        // The room for a packet is not kept for as long as there is none: a daemon listens to many wardens.
+        let (packet, received) = loop {
+            self.socket.readable().await.map_err(WardenError::Receive)?;
+            // One byte more shows that a packet was longer.
+            let mut packet = vec![0; MAX_PACKET_BYTES + 1];
+            match self.socket.try_recv(&mut packet) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                received => break (packet, received),
+            }
+        };
+        match received {
             Ok(0) => Ok(None),
             Ok(length) if length > MAX_PACKET_BYTES => Err(WardenError::Malformed),
             Ok(length) => {

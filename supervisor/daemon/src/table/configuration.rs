@@ -14,6 +14,11 @@ use super::{Awaited, Table, Vm};
 
 impl Table {
     pub(super) fn configure(&mut self, config: Config, request: Option<RequestId>) {
+        if !std::mem::replace(&mut self.is_configured, true) {
+            self.forget_ended();
+            let config = self.without_taken_names(config);
+            return self.apply(config);
+        }
         let result = self.expect_up().and_then(|()| self.expect_names_free(&config)).map(|()| self.apply(config));
         match (request, result) {
             (Some(request), result) => self.answer(request, result.map(|()| Answer::Done)),
@@ -24,7 +29,7 @@ impl Table {
 
     /// A name of the configuration may be taken by a virtual machine that somebody has made.
     fn expect_names_free(&self, config: &Config) -> Result<(), Error> {
-        let taken = self.records().find(|record| !record.configured && config.vm(record.name.as_str()).is_some());
+        let taken = self.made_by_clients().find(|record| config.vm(record.name.as_str()).is_some());
         taken.map_or(Ok(()), |record| {
             let message = format!(
                 "vm {:?}: user {} has a virtual machine of this name",
@@ -33,6 +38,30 @@ impl Table {
             );
             Err(Error::new(ErrorCode::Exists, message, "stop that first, or choose another name"))
         })
+    }
+
+    /// The daemon before this one may have died between writing down that one has ended, and forgetting it.
+    fn forget_ended(&mut self) {
+        let is_over =
+            |record: &&Record| !record.configured && !record.state.is_live() && record.state != VmState::Waiting;
+        let ended: Vec<VmId> = self.records().filter(is_over).map(|record| record.id).collect();
+        ended.into_iter().for_each(|id| self.forget(id));
+    }
+
+    fn made_by_clients(&self) -> impl Iterator<Item = &Record> {
+        self.records().filter(|record| !record.configured && !record.dropped)
+    }
+
+    /// The first configuration of a daemon can't be refused. What is made already stays in the place of what it would define.
+    fn without_taken_names(&self, mut config: Config) -> Config {
+        config.vms.retain(|vm| {
+            let is_taken = self.made_by_clients().any(|record| record.name == vm.name);
+            if is_taken {
+                log::error!("vm {} of vm.conf is not defined: there is a virtual machine of this name", vm.name);
+            }
+            !is_taken
+        });
+        config
     }
 
     fn apply(&mut self, config: Config) {
@@ -61,7 +90,7 @@ impl Table {
 
     fn drop_from_configuration(&mut self, id: VmId) {
         let Some(vm) = self.vms.get_mut(&id) else { return };
-        vm.record.configured = false;
+        (vm.record.configured, vm.record.dropped) = (false, true);
         if vm.record.state.is_live() {
             self.save(id);
             return;
@@ -83,7 +112,7 @@ impl Table {
         };
         let record = &mut vm.record;
         record.start = configured.start;
-        record.configured = true;
+        (record.configured, record.dropped) = (true, false);
         let changed = record.definition != configured.definition;
         if record.state.is_live() {
             record.next_definition = changed.then_some(configured.definition);
@@ -135,6 +164,7 @@ impl Record {
             lladdrs: Vec::new(),
             start: vm.start,
             configured,
+            dropped: false,
             opened_by,
             roots_paths: BTreeSet::new(),
             ends_on_reset: false,

@@ -64,6 +64,8 @@ pub struct Table {
     log: EventLog,
     /// When the next of those that wait may start.
     next_batch_ms: u64,
+    /// Whether the daemon has had its first configuration.
+    is_configured: bool,
     /// Whether the daemon is going down.
     shutting_down: bool,
     /// Who waits for everything to be gone.
@@ -116,6 +118,7 @@ impl Table {
             host,
             log: EventLog::new(clock.wall_ms),
             next_batch_ms: 0,
+            is_configured: false,
             shutting_down: false,
             resetting: None,
             clock,

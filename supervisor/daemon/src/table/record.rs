@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use stockade_api::request::BootMode;
 use stockade_api::{Exit, InterfaceSummary, Owner, VmId, VmState, VmSummary};
 use stockade_config::model::{Boot, Definition, Interface, MacAddress, StartPolicy, VmName};
+use stockade_confinement::Fingerprint;
 
 use super::permission::Caller;
 
@@ -29,6 +30,9 @@ pub struct Record {
     pub start: StartPolicy,
     /// Whether vm.conf defines it; if not, it is gone once it has stopped.
     pub configured: bool,
+    /// Whether vm.conf did until it was changed while it ran, so that it may do so again.
+    #[serde(default)]
+    pub dropped: bool,
     /// With whose rights its files are opened: whoever named them.
     pub opened_by: Caller,
     /// Those of its files that root named, for a template.
@@ -74,8 +78,8 @@ pub struct Held {
 pub struct Jail {
     /// Process id.
     pub pid: i32,
-    /// Number of the process in the kernel, which no later process has (see `stockade_confinement::identity`).
-    pub identity: u64,
+    /// What tells it from every other process that gets this id.
+    pub identity: Fingerprint,
 }
 
 /// How a virtual machine is stopped.

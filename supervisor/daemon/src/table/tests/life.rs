@@ -17,7 +17,7 @@ fn a_record_is_saved_before_each_act() {
     assert_eq!(play.state("vm"), VmState::Starting);
     assert_eq!(play.answers(request), []);
     assert_eq!(play.acts(), ["save", "launch"]);
-    play.machine(MachineEvent::Confined(Jail { pid: 7, identity: 8 }));
+    play.machine(MachineEvent::Confined(jail(7)));
     play.machine(MachineEvent::Started);
     let Ok(Answer::Vm(summary)) = play.answer(request) else { panic!() };
     assert_eq!((summary.state, summary.pid, summary.jail.as_deref()), (VmState::Running, Some(7), Some("vm-1-1")));

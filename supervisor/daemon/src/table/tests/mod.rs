@@ -14,6 +14,8 @@ use stockade_api::{Answer, ConsoleAccess, Error, ExitCause, Request, StopMode, T
 use stockade_config::Config;
 use stockade_config::model::{Boot, Definition, Owner, StartPolicy, Vm};
 
+use stockade_confinement::Fingerprint;
+
 use super::*;
 
 /// One that can be started, and is not.
@@ -26,6 +28,10 @@ pub(super) fn vm(name: &str, start: StartPolicy) -> Vm {
     let owner = Owner { uid: OWNER, gid: Some(GROUP) };
     let definition = Definition { boot, owner, ..Definition::default() };
     Vm { name: name.parse().unwrap(), start, template: None, definition }
+}
+
+fn jail(pid: i32) -> Jail {
+    Jail { pid, identity: Fingerprint { number: 2, started_ticks: 3, program: (4, 5) } }
 }
 
 const OWNER: u32 = 1000;

@@ -218,6 +218,8 @@ impl Host {
         }
         for record in records.values() {
             assert_eq!(self.saved.get(&record.id), Some(*record), "not saved");
+            let is_over = !record.state.is_live() && record.state != VmState::Waiting;
+            assert!(record.configured || !is_over, "not forgotten: {record:?}");
             let stopping = record.state == VmState::Stopping;
             assert_eq!(record.stop.is_some(), stopping, "{record:?}");
         }
@@ -322,7 +324,7 @@ impl Host {
 const SIZE: super::super::Host = super::super::Host { memory_mib: 1200, cpus: 2, identity: 0 };
 
 fn said(machine: &Machine) -> Vec<MachineEvent> {
-    let confined = MachineEvent::Confined(Jail { pid: 1, identity: 1 });
+    let confined = MachineEvent::Confined(jail(1));
     match machine {
         Machine::Starting => vec![confined],
         Machine::Running => vec![confined, MachineEvent::Started, MachineEvent::Resumed],

@@ -18,7 +18,7 @@ fn recovered(state: VmState, change: impl FnOnce(&mut Record)) -> Play {
 #[test]
 fn what_runs_goes_on() {
     let mut play = recovered(VmState::Running, |_| {});
-    play.machine(MachineEvent::Confined(Jail { pid: 1, identity: 2 }));
+    play.machine(MachineEvent::Confined(jail(1)));
     play.machine(MachineEvent::Started);
     play.handle(Input::Recovered);
     assert_eq!(play.acts(), ["save"]);
@@ -68,6 +68,50 @@ fn what_was_stopped_stays_stopped_when_the_configuration_is_read_again() {
     play.configure(Config { vms: vec![vm("vm", StartPolicy::Enabled)], ..Config::default() });
     play.handle(Input::Recovered);
     assert_eq!(play.state("vm"), VmState::Stopped);
+}
+
+#[test]
+fn one_that_ended_and_was_not_forgotten_yet_is() {
+    let mut made = record("made");
+    (made.configured, made.state, made.generation) = (false, VmState::Stopped, 3);
+    let mut play = Play::of(Config::default(), vec![made]);
+    play.table.ids.claim("made", 0);
+    play.configure(Config::default());
+    assert_eq!(play.acts(), ["save ids", "forget"]);
+}
+
+#[test]
+fn one_that_was_dropped_while_it_ran_can_be_configured_again() {
+    let config = || Config { vms: vec![vm("vm", StartPolicy::Enabled)], ..Config::default() };
+    for dies in [false, true] {
+        let mut play = Play::of(Config::default(), Vec::new());
+        play.configure(config());
+        play.machine(MachineEvent::Started);
+        play.configure(Config::default());
+        assert!(!play.record("vm").configured);
+        if dies {
+            play = Play::of(Config::default(), vec![play.record("vm")]);
+        }
+        play.configure(config());
+        assert_eq!((play.record("vm").configured, play.state("vm")), (true, VmState::Running));
+    }
+}
+
+#[test]
+fn what_clients_made_is_not_in_the_way_of_the_rest_of_a_first_configuration() {
+    let mut made = record("made");
+    (made.configured, made.state) = (false, VmState::Running);
+    let mut play = Play::of(Config::default(), vec![made]);
+    let config = || Config {
+        vms: vec![vm("vm", StartPolicy::Disabled), vm("made", StartPolicy::Disabled)],
+        ..Config::default()
+    };
+    play.table.ids.claim("made", 0);
+    play.configure(config());
+    assert_eq!((play.state("vm"), play.record("made").configured), (VmState::Defined, false));
+    // A later one is refused as a whole.
+    play.configure(config());
+    assert!(!play.record("made").configured);
 }
 
 #[test]
