@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-const TAG_PREFIX: &str = "stockade-test-";
+pub(crate) const TAG_PREFIX: &str = "stockade-test-";
 
 /// How long things may take to go away by themselves: a warden cleans up after its client has gone.
 const GRACE: Duration = Duration::from_secs(20);

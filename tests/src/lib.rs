@@ -11,6 +11,7 @@
 //! | [`image`] | root disks with files in them |
 //! | [`terminal`] | a terminal to type at |
 //! | [`violate`] | a thread of a running vmm that breaks its filter |
+//! | [`leftovers`] | what tests left that were killed |
 //! | [`process`] | what `/proc` says about a process |
 //!
 //! Waiting is bounded by [`PATIENCE`] everywhere, which no working machine comes near; nothing else depends on time.
@@ -22,6 +23,7 @@ pub mod api;
 pub mod guest;
 pub mod image;
 pub mod leak;
+pub mod leftovers;
 pub mod memory;
 pub mod output;
 pub mod process;
@@ -102,13 +104,21 @@ fn skip(reason: &str) {
 pub struct Scratch {
     folder: tempfile::TempDir,
     names: AtomicU32,
+    /// Shows others that this process lives.
+    _claim: leftovers::Claim,
 }
 
 impl Scratch {
     fn new() -> Self {
-        let folder =
-            tempfile::Builder::new().prefix(&format!("{}-", leak::own_tag())).tempdir().expect("make a folder");
-        Self { folder, names: AtomicU32::new(0) }
+        leftovers::sweep();
+        loop {
+            let prefix = format!("{}-", leak::own_tag());
+            let folder = tempfile::Builder::new().prefix(&prefix).tempdir().expect("make a folder");
+            // Others may have taken it for left behind until it was locked.
+            if let Some(claim) = leftovers::Claim::on(folder.path()) {
+                return Self { folder, names: AtomicU32::new(0), _claim: claim };
+            }
+        }
     }
 
     /// The folder.

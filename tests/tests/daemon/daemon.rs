@@ -15,10 +15,15 @@ use stockade_tests::{Need, PATIENCE, Scratch, process, program, wait_for};
 /// What every test here needs.
 pub const NEEDS: &[Need] = &[Need::Kvm, Need::Root];
 
+/// Most lines of a log of daemons that were killed.
+const MOST_LINES: usize = 200;
+
 /// A daemon, which is killed with everything that it keeps when the test is over.
 pub struct Daemon<'a> {
     scratch: &'a Scratch,
     process: Option<(Child, Output)>,
+    /// What those said that came before it.
+    history: String,
 }
 
 /// What was answered.
@@ -46,6 +51,11 @@ impl Answer {
 }
 
 impl<'a> Daemon<'a> {
+    /// One that does not run yet.
+    pub fn new(scratch: &'a Scratch) -> Self {
+        Self { scratch, process: None, history: String::new() }
+    }
+
     /// Starts one with this configuration, and waits until it serves. `$tag` in it is a name that belongs to the test.
     pub fn start(scratch: &'a Scratch, configuration: &str) -> Self {
         let mut daemon = Self::with(scratch, configuration);
@@ -55,32 +65,48 @@ impl<'a> Daemon<'a> {
 
     /// One with this configuration that does not run yet.
     pub fn with(scratch: &'a Scratch, configuration: &str) -> Self {
-        let daemon = Self { scratch, process: None };
+        let daemon = Self::new(scratch);
         daemon.configure(configuration);
         daemon
     }
 
-    /// Writes another configuration.
+    /// Puts another configuration in the place of the one that is there.
     pub fn configure(&self, configuration: &str) {
-        self.scratch.file("vm.conf", configuration);
+        let new = self.scratch.file("vm.conf.new", configuration);
+        std::fs::rename(new, self.scratch.join("vm.conf")).unwrap();
+    }
+
+    /// Starts it (again), and waits until it serves.
+    pub fn run(&mut self) {
+        self.spawn();
+        self.wait_until_it_serves();
+    }
+
+    /// Starts it (again) by this command, to which it adds where everything is, and waits until it serves.
+    pub fn run_by(&mut self, command: Command) {
+        self.spawn_by(command);
+        self.wait_until_it_serves();
     }
 
     /// Starts it (again).
-    pub fn run(&mut self) {
+    pub fn spawn(&mut self) {
         let mut command = Command::new(program("stockaded"));
         command.arg("--binaries").arg(stockade_tests::distribution());
-        self.run_by(command);
+        self.spawn_by(command);
     }
 
-    /// Starts it (again) by this command, to which it adds where everything is.
-    pub fn run_by(&mut self, mut command: Command) {
+    fn spawn_by(&mut self, mut command: Command) {
         command.arg("-f").arg(self.scratch.join("vm.conf"));
         command.arg("--run-directory").arg(self.run_directory());
         command.arg("--state-directory").arg(self.scratch.join("state"));
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Output::collect(child.stderr.take().unwrap());
         self.process = Some((child, log));
-        let served = || UnixStream::connect(self.socket()).ok().and_then(|_| self.try_request("GET", "version", None));
+    }
+
+    /// Waits until it serves.
+    pub fn wait_until_it_serves(&self) {
+        let served = || self.try_request("GET", "version", None).filter(|answer| answer.status == 200);
         wait_for("the daemon to serve", || {
             assert!(self.is_alive(), "{}", self.log());
             served()
@@ -109,9 +135,11 @@ impl<'a> Daemon<'a> {
 
     /// Kills it, and waits until it is gone.
     pub fn kill(&mut self) {
-        let (mut child, _) = self.process.take().unwrap();
+        let (mut child, log) = self.process.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
+        self.history.push_str(&log.text());
+        self.history.push_str("killed\n");
     }
 
     /// Waits until it is gone after a signal that kills.
@@ -198,7 +226,9 @@ impl<'a> Daemon<'a> {
 impl Drop for Daemon<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the daemon's log:\n{}", self.log());
+            let log: Vec<_> = self.history.lines().collect();
+            let log = log.iter().skip(log.len().saturating_sub(MOST_LINES)).copied().collect::<Vec<_>>().join("\n");
+            eprintln!("the daemon's log:\n{log}\n{}", self.log());
         }
         if self.process.is_some() {
             // Answered once everything is gone.
@@ -208,13 +238,13 @@ impl Drop for Daemon<'_> {
     }
 }
 
-fn http(method: &str, path: &str, body: Option<Value>) -> String {
+pub fn http(method: &str, path: &str, body: Option<Value>) -> String {
     let head = format!("{method} /v1/{path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
     let Some(body) = body.map(|body| body.to_string()) else { return format!("{head}\r\n") };
     format!("{head}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
 
-fn answer(text: &str) -> Option<Answer> {
+pub fn answer(text: &str) -> Option<Answer> {
     let (head, body) = text.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
     let body = if body.is_empty() { Value::Null } else { serde_json::from_str(body).ok()? };

@@ -9,6 +9,8 @@ mod compromised;
 mod consoles;
 mod daemon;
 mod install;
+mod kills;
+mod leftovers;
 mod life;
 mod outliving;
 mod roles;
