@@ -1,6 +1,7 @@
 //! What a running vmm takes of the host's memory, and what filters it has.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -37,6 +38,42 @@ pub fn filtered_threads(pid: u32) -> Result<(usize, usize), Error> {
         }
     }
     Ok((filtered, all))
+}
+
+/// Pages that the process shares with nobody, KiB.
+pub fn private_kib(pid: u32) -> Result<u64, Error> {
+    let path = PathBuf::from(format!("/proc/{pid}/smaps_rollup"));
+    let rollup = std::fs::read_to_string(&path).map_err(at("read", &path))?;
+    let field = |field| kib(&rollup, field).ok_or_else(|| Error::Field { object: path.clone(), field });
+    Ok(field("Private_Dirty")?.saturating_add(field("Private_Clean")?))
+}
+
+/// Processor time of all threads of the process that are still there (proc_pid_schedstat, Documentation/scheduler/sched-stats.rst).
+pub fn processor_time(pid: u32) -> Result<Duration, Error> {
+    let folder = PathBuf::from(format!("/proc/{pid}/task"));
+    let of_thread = |path: &Path| {
+        let path = path.join("schedstat");
+        let text = std::fs::read_to_string(&path).map_err(at("read", &path))?;
+        let nanoseconds = text.split(' ').next().and_then(|field| field.parse().ok());
+        nanoseconds.map(Duration::from_nanos).ok_or(Error::Field { object: path, field: "time on the processor" })
+    };
+    let threads = std::fs::read_dir(&folder).map_err(at("list", &folder))?;
+    threads.map(|entry| of_thread(&entry.map_err(at("list", &folder))?.path())).sum()
+}
+
+/// The parent of a process.
+pub fn parent(pid: u32) -> Result<u32, Error> {
+    let path = PathBuf::from(format!("/proc/{pid}/status"));
+    let text = std::fs::read_to_string(&path).map_err(at("read", &path))?;
+    let parent = text.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
+    parent.ok_or(Error::Field { object: path, field: "PPid" })
+}
+
+/// The children of a process that has forked in its first thread only.
+pub fn children(pid: u32) -> Result<Vec<u32>, Error> {
+    let path = PathBuf::from(format!("/proc/{pid}/task/{pid}/children"));
+    let text = std::fs::read_to_string(&path).map_err(at("read", &path))?;
+    Ok(text.split_whitespace().filter_map(|child| child.parse().ok()).collect())
 }
 
 /// A field of proc_pid_smaps_rollup(5).

@@ -13,12 +13,14 @@
 //! | [`round`] | one start, timed step by step |
 //! | [`footprint`] | memory of a running vmm, and its filters |
 //! | [`alone`] | jailers alone, with [`probe`] in the vmm's place |
+//! | [`daemon`] | many virtual machines of one daemon at once |
 //! | [`report`] | medians and ratios, as tables and as JSON |
 #![forbid(unsafe_code)]
 
 mod alone;
 mod client;
 mod contestant;
+mod daemon;
 mod error;
 mod footprint;
 mod probe;
@@ -60,6 +62,15 @@ struct Arguments {
     /// Measure the jailers alone: 1 and 10 at once, on a host with few mounts and with 300 more
     #[arg(long, requires = "jailer")]
     jailers_alone: bool,
+    /// Measure a daemon with many virtual machines instead: stockaded, with Stockade's other programs beside it; needs root
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["jailer", "peer_vmm"])]
+    daemon: Option<PathBuf>,
+    /// How many virtual machines the daemon keeps
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..), requires = "daemon")]
+    vms: u32,
+    /// How many of them are started at a time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..), requires = "daemon")]
+    at_once: u32,
     /// How often each is started
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -79,8 +90,12 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Error> {
-    let (text, json) = match &arguments.jailer {
-        Some(jailer) if arguments.jailers_alone => {
+    let (text, json) = match (&arguments.daemon, &arguments.jailer) {
+        (Some(daemon), _) => {
+            let report = daemon::measure(&daemon::Load { daemon, vms: arguments.vms, at_once: arguments.at_once })?;
+            (report.to_string(), report.to_json())
+        }
+        (None, Some(jailer)) if arguments.jailers_alone => {
             let contestants = alone::contestants(jailer, arguments.peer_jailer.as_deref())?;
             let report = alone::measure(&contestants, &arguments.vmm, arguments.rounds)?;
             (report.to_string(), report.to_json())
