@@ -249,6 +249,11 @@ fn expect_agent(record: &Record) -> Result<(), Error> {
             let message = format!("{} has no vsock device, by which its guest could be reached", record.name);
             Err(Error::new(ErrorCode::NoAgent, message, "give it one in vm.conf (vsock enable), or boot default"))
         }
+        VmState::Waiting | VmState::Starting => Err(Error::new(
+            ErrorCode::AgentNotReady,
+            format!("{} is {}", record.name, record.state),
+            "try again in a while",
+        )),
         VmState::Stopping => Err(stopping(record)),
         VmState::Paused => Err(Error::new(
             ErrorCode::NotRunning,
