@@ -9,8 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Most bytes of a line. Longer ones are cut, and then make no sense to anybody.
 const MAX_LINE_BYTES: usize = 8 * 1024;
-/// Most bytes of lines that are passed on in a vmm's life; a vmm at its work needs a few hundred.
-const MAX_LINES_BYTES: usize = 64 * 1024;
+/// Most bytes of lines that are passed on in a vmm's life. A vmm at its work needs a few hundred, and some more for each time
+/// that it is paused: this is enough for thousands.
+pub(crate) const MAX_LINES_BYTES: usize = 512 * 1024;
 /// Most bytes of standard error that are kept.
 const MAX_DIAGNOSTICS_BYTES: usize = 2048;
 /// Most lines of it that are told.
@@ -124,7 +125,7 @@ mod tests {
         let ((events, mut said), (diagnostics, mut words)) = (pipe().unwrap(), pipe().unwrap());
         let mut reports = Reports::new(events.into(), diagnostics.into()).unwrap();
         let mut heard = 0;
-        for _ in 0..40 {
+        for _ in 0..80 {
             said.write_all(&[b'x'; 9000]).unwrap();
             said.write_all(b"\n").unwrap();
             words.write_all(&[b'y'; 1500]).unwrap();
