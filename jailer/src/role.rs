@@ -19,6 +19,8 @@ use crate::plan::Layer;
 
 /// Processes of a role's user.
 const PROCESSES: u64 = 1;
+/// Private memory of a role: for hundreds of clients at once, each of which has it hold 320 KiB at most.
+const MEMORY_BYTES: u64 = 160 << 20;
 
 /// What a role becomes.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +50,14 @@ impl RoleJail<'_> {
                 Layer::Cgroup => (false, "its share of the host is the daemon's".to_owned()),
                 Layer::Namespaces => (true, "mount, network, ipc, uts and cgroup".to_owned()),
                 Layer::Root => (true, "an empty tmpfs: read-only, nodev, nosuid, noexec".to_owned()),
-                Layer::ResourceLimits => (true, format!("no core dump, {} descriptors, no file", self.descriptors)),
+                Layer::ResourceLimits => (
+                    true,
+                    format!(
+                        "no core dump, {} descriptors, {} MiB of private memory, no file",
+                        self.descriptors,
+                        MEMORY_BYTES >> 20
+                    ),
+                ),
                 Layer::Capabilities => (true, "every set empty, securebits locked".to_owned()),
                 Layer::Uid => (true, format!("user {} and group {}", self.uid, self.gid)),
                 Layer::Landlock => (true, hidden.to_string()),
@@ -92,6 +101,7 @@ pub fn confine(role: &RoleJail<'_>) -> Result<Enforced, JailError> {
     unshare(flags).layer(Layer::Namespaces, "make namespaces")?;
     empty_root(role.empty)?;
     jail::limit_resources(role.descriptors, PROCESSES, 0).layer(Layer::ResourceLimits, "set resource limits")?;
+    setrlimit(Resource::RLIMIT_DATA, MEMORY_BYTES, MEMORY_BYTES).layer(Layer::ResourceLimits, "limit memory")?;
     jail::forbid_capabilities().layer(Layer::Capabilities, "empty the capability sets")?;
     jail::become_user(role.uid, role.gid, &[]).layer(Layer::Uid, format!("become user {}", role.uid))?;
     jail::give_up_capabilities().layer(Layer::Capabilities, "give up capabilities")?;
