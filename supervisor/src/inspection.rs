@@ -252,7 +252,7 @@ mod tests {
         std::fs::create_dir(machines.join("one")).unwrap();
         std::fs::create_dir(machines.join("two")).unwrap();
         assert!(failure(&machines, "three").ends_with("; there are: one, two"));
-        assert!(failure(&machines, "../one").contains("no virtual machine"));
+        assert!(failure(&machines, "../one").starts_with("../one: the jailer's record: "));
         assert!(failure(&machines, "one").starts_with("one: its jail is not complete yet"));
         assert_eq!(failure(&machines, "2147483647"), "process 2147483647: there is no such process");
     }

@@ -130,7 +130,7 @@ struct Daemon {
 
 impl Daemon {
     fn start(installation: &Installation, name: &str) -> Result<Self, AttackError> {
-        let folder = tempfile::Builder::new().prefix(name).tempdir().step("make a folder")?;
+        let folder = tempfile::Builder::new().prefix(&format!("attack-{name}-")).tempdir().step("make a folder")?;
         let configuration = folder.path().join("vm.conf");
         std::fs::write(&configuration, "").step("write vm.conf")?;
         let mut command = Command::new(installation.daemon());

@@ -335,7 +335,7 @@ fn files_travel_both_ways() {
     assert_eq!(std::fs::read(folder.path().join("copy/file")).unwrap(), [5; 100_000]);
 
     host.send(&HostMessage::Start { channel: 0, task: Task::Send { path: "/no/such/file" } });
-    assert!(host.outcome().end.starts_with("failed 125: read /no/such/file in the guest: No such file"));
+    assert!(host.outcome().end.starts_with("failed 125: in the guest, read /no/such/file: No such file"));
     host.send(&HostMessage::Start { channel: 0, task: Task::Receive { path: &path("cut") } });
     host.send(&HostMessage::Signal { channel: 0, signal: 9 });
     assert!(host.outcome().end.starts_with("failed 125: "));

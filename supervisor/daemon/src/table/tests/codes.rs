@@ -2,7 +2,7 @@
 
 use stockade_api::request::{NewDisk, NewInterface, NewVm};
 use stockade_api::{ErrorCode, ResetScope};
-use stockade_config::model::{Globals, MemorySize, Quota, Subject};
+use stockade_config::model::{Disk, DiskAccess, DiskFormat, DiskRate, Globals, MemorySize, Override, Quota, Subject};
 
 use super::*;
 
@@ -189,4 +189,48 @@ fn instances_are_what_the_template_allows() {
     assert_eq!(record.opener(std::path::Path::new("/kernel")), Caller::root());
     assert_eq!(record.opener(std::path::Path::new("/other")), caller(3001, &[9]));
     assert_eq!(play.answers(created), []);
+}
+
+#[test]
+fn a_disk_of_the_template_is_not_an_instances() {
+    let mut template = vm("template", StartPolicy::Disabled);
+    let disk = |path: &str| NewDisk { path: path.into(), read_only: false };
+    template.definition.disks = vec![Disk {
+        path: "/disk".into(),
+        format: DiskFormat::Raw,
+        access: DiskAccess::ReadWrite,
+        rate: DiskRate::default(),
+    }];
+    template.definition.instances.overrides.insert(Override::Disk);
+    let mut play = Play::with(vec![template]);
+    let mut with = |path: &str| {
+        let disks = vec![disk(path)];
+        let new = NewVm { name: "new".into(), template: Some("template".into()), disks, ..NewVm::default() };
+        let request = play.ask(Request::Create { definition: Box::new(new) });
+        play.answers(request)
+    };
+    let refused = with("/disk").remove(0).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::ResourceInUse);
+    assert_eq!(with("/other"), []);
+}
+
+#[test]
+fn numbers_are_given_out_once() {
+    let ids: Ids = serde_json::from_str(r#"[{"name":"last","uid":0,"id":4294967295}]"#).unwrap();
+    let mut play = Play::of(Config::default(), Vec::new());
+    play.table = Table::new(Config::default(), play.table.host, ids, Vec::new(), play.clock);
+    assert_eq!(refused(&mut play, create(|_| {})), ErrorCode::IdsExhausted);
+    let known = play.ask(create(|new| new.name = "last".into()));
+    assert_eq!(play.answers(known), []);
+}
+
+#[test]
+fn an_agent_is_waited_for_while_its_guest_starts() {
+    let mut play = Play::with(vec![vm("vm", StartPolicy::Disabled)]);
+    let agent = || Request::Attach { vm: named("vm"), target: Target::Agent };
+    assert_eq!(refused(&mut play, agent()), ErrorCode::NotRunning);
+    play.ask(start());
+    assert_eq!(refused(&mut play, agent()), ErrorCode::AgentNotReady);
+    play.machine(MachineEvent::Started);
+    assert_eq!(refused(&mut play, agent()), ErrorCode::NoAgent);
 }
