@@ -36,7 +36,6 @@ use stockade_confinement::{Ceilings, JailKind, Layer, LayerReport, Record, ident
 /// | `SETUID`, `SETGID`, `SETPCAP` | a jailer that becomes that user, and gives up the rest; files that are opened as a tenant |
 /// | `KILL`, `SYS_PTRACE` | the end of a vmm; a warden that traces one |
 /// | `SYS_ADMIN`, `SYS_CHROOT`, `SYS_RESOURCE` | namespaces, mounts, control groups and limits |
-/// | `NET_ADMIN` | the role that keeps interfaces |
 const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::FOWNER)
     .union(CapabilitySet::FSETID)
@@ -49,8 +48,7 @@ const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SYS_PTRACE)
     .union(CapabilitySet::SYS_ADMIN)
     .union(CapabilitySet::SYS_CHROOT)
-    .union(CapabilitySet::SYS_RESOURCE)
-    .union(CapabilitySet::NET_ADMIN);
+    .union(CapabilitySet::SYS_RESOURCE);
 /// Its name beside those of roles.
 const NAME: &str = "parent";
 

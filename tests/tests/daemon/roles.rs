@@ -107,8 +107,8 @@ fn the_parent_has_no_more_than_jailers_need() {
         assert_eq!((field("NoNewPrivs").as_str(), field("Seccomp").as_str()), ("1", "2"));
         let sets = ["CapPrm", "CapEff", "CapBnd"].map(|set| u64::from_str_radix(&field(set), 16).unwrap());
         assert!(sets[0] == sets[1] && sets[1] == sets[2], "{sets:x?}");
-        // Modules, raw devices, raw sockets, restarts, clocks, the log of the kernel, device nodes, bpf(2).
-        for capability in [16, 17, 13, 22, 25, 34, 27, 39] {
+        // Modules, raw devices, raw sockets, interfaces, restarts, clocks, the log of the kernel, device nodes, bpf(2).
+        for capability in [16, 17, 13, 12, 22, 25, 34, 27, 39] {
             assert_eq!(sets[2] >> capability & 1, 0, "{capability}");
         }
         assert_eq!((field("CapInh").as_str(), field("CapAmb").as_str()), ("0000000000000000", "0000000000000000"));
