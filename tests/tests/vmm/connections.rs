@@ -85,6 +85,16 @@ fn descriptors(vmm: i32) -> usize {
     process::descriptors(vmm).len()
 }
 
+/// How many it has when those of clients that have gone are closed.
+fn settled_descriptors(vmm: i32) -> usize {
+    let mut last = descriptors(vmm);
+    wait_for("clients that have gone to be let go of", || {
+        std::thread::sleep(Duration::from_millis(50));
+        let before = std::mem::replace(&mut last, descriptors(vmm));
+        (before == last).then_some(last)
+    })
+}
+
 fn memory_kib(vmm: &Vmm) -> u64 {
     let field = process::status_field(vmm.pid(), "RssAnon").unwrap();
     field.trim_end_matches(" kB").parse().unwrap()
@@ -97,7 +107,7 @@ fn thousands_of_clients_of_an_api() {
         let neighbour = Neighbour::start(scratch);
         let vmm = Vmm::with_guest(scratch, guest::IDLE, Protocol::Linux64);
         vmm.start_guest();
-        let (before, memory) = (descriptors(vmm.pid()), memory_kib(&vmm));
+        let (before, memory) = (settled_descriptors(vmm.pid()), memory_kib(&vmm));
         let clients = neighbour.beside("thousands of clients", || {
             let open = |_| {
                 let mut client = Connection::open(vmm.socket()).unwrap();
@@ -117,7 +127,7 @@ fn thousands_of_clients_of_an_api() {
             client.try_send(request("GET", "/", "").as_bytes()).ok()?;
             (client.response().status == 200).then_some(())
         });
-        assert_eq!(descriptors(vmm.pid()), before);
+        assert_eq!(settled_descriptors(vmm.pid()), before);
     });
 }
 
@@ -138,7 +148,7 @@ fn with_machines(body: impl FnOnce(&mut Vsock<'_>, i32, &Neighbour, &Scratch)) {
 #[test]
 fn thousands_of_connections_from_the_host() {
     with_machines(|vsock, vmm, neighbour, scratch| {
-        let before = descriptors(vmm);
+        let before = settled_descriptors(vmm);
         let clients = neighbour.beside("thousands of connections from the host", || {
             let open = |_| {
                 let mut client = UnixStream::connect(scratch.join("vsock")).unwrap();
@@ -174,7 +184,7 @@ fn is_open(client: &UnixStream) -> bool {
 fn thousands_of_connections_from_a_guest() {
     with_machines(|vsock, vmm, neighbour, scratch| {
         let listener = UnixListener::bind(scratch.join("vsock_52")).unwrap();
-        let before = descriptors(vmm);
+        let before = settled_descriptors(vmm);
         let (accepted, refused) = neighbour.beside("thousands of connections from a guest", || {
             let (mut accepted, mut refused) = (Vec::new(), 0);
             for port in 1000..1000 + MANY as u32 {
