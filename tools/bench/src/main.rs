@@ -9,7 +9,6 @@
 //! | [`contestant`] | a vmm, alone or in a jail, and how it is started |
 //! | [`sealed`] | Stockade's jail |
 //! | [`client`] | requests to its API |
-//! | [`guest`] | the guest's image |
 //! | [`round`] | one start, timed step by step |
 //! | [`footprint`] | memory of a running vmm, and its filters |
 //! | [`alone`] | jailers alone, with [`probe`] in the vmm's place |
